@@ -1,0 +1,1 @@
+"""EchoVLM: configuration, modelling, checkpoints, prompts and the engine. Plain torch."""

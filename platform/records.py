@@ -1,0 +1,246 @@
+"""The records that cross stages, each with one Arrow schema.
+
+``InstanceRecord`` (``instances/``), one row per object of the archive:
+
+| column | dtype | meaning |
+|---|---|---|
+| instance_id | string | hash of the object's pixels-and-header bytes or keyed hash of its SOP Instance UID |
+| uri | string | where the object lies in the archive; stays in this table |
+| etag | string | the object's version as the store names it |
+| size_bytes | int64 | object size, bytes |
+| status | string | ``indexed`` or ``rejected`` |
+| case_id | string | the case it belongs to, null when rejected |
+| modality, transfer_syntax | string | DICOM's, null for plain images |
+| num_frames, rows, columns | int32 | pixels of the instance; frames count from 1 |
+| reason, detail, retryable | string, string, bool | why it was rejected; null when indexed |
+
+``CaseRecord`` (``cases/``), one row per case. ``images`` lists the key frames in reading order; an image's
+position in that list is the ``image_index`` of a box.
+
+``DraftRecord`` (``drafts/<run_id>/``), one row per case of the run: a draft or a rejection.
+
+``ReviewRecord`` (``reviews/``), append-only: one row per (annotation id, updated_at).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Any, ClassVar, Literal, Self
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from sonoloop.platform.errors import Reason
+from sonoloop.platform.lexicon import Entities, LesionBox, parse_entities
+
+_BOX = pa.struct(
+    [
+        ("image_index", pa.int32()),
+        ("x", pa.float64()),
+        ("y", pa.float64()),
+        ("width", pa.float64()),
+        ("height", pa.float64()),
+    ]
+)
+_IMAGE = pa.struct(
+    [
+        ("image_key", pa.string()),
+        ("instance_id", pa.string()),
+        ("frame_index", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+
+
+class Record(BaseModel):
+    """A frozen row; ``ARROW`` is its schema and names its columns in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=True)
+    ARROW: ClassVar[pa.Schema]
+
+    def row(self) -> dict[str, Any]:
+        """The row as plain values, columns in the order of ``ARROW``."""
+        values = self.model_dump()
+        return {name: values[name] for name in self.ARROW.names}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """Build the record from a row of its table; columns of other tables are refused."""
+        return cls.model_validate(row)
+
+    @classmethod
+    def table(cls, records: list[Self]) -> pa.Table:
+        """A table of these records; an empty list gives an empty table with the schema."""
+        return pa.Table.from_pylist([record.row() for record in records], schema=cls.ARROW)
+
+
+class InstanceRecord(Record):
+    """One object of the archive: indexed into a case, or rejected with a reason."""
+
+    ARROW: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("instance_id", pa.string()),
+            ("uri", pa.string()),
+            ("etag", pa.string()),
+            ("size_bytes", pa.int64()),
+            ("status", pa.string()),
+            ("case_id", pa.string()),
+            ("modality", pa.string()),
+            ("transfer_syntax", pa.string()),
+            ("num_frames", pa.int32()),
+            ("rows", pa.int32()),
+            ("columns", pa.int32()),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+            ("retryable", pa.bool_()),
+        ]
+    )
+    instance_id: str
+    uri: str
+    etag: str
+    size_bytes: int
+    status: Literal["indexed", "rejected"]
+    case_id: str | None = None
+    modality: str | None = None
+    transfer_syntax: str | None = None
+    num_frames: int | None = None
+    rows: int | None = None
+    columns: int | None = None
+    reason: Reason | None = None
+    detail: str | None = None
+    retryable: bool | None = None
+
+
+class CaseImage(BaseModel):
+    """One key frame of a case: where its pixels lie and which frame they came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    image_key: str = Field(description="workspace key, images/ab/<sha256>.png")
+    instance_id: str
+    frame_index: int = Field(ge=0, description="counts from 0")
+    width: int = Field(gt=0, description="pixels")
+    height: int = Field(gt=0, description="pixels")
+
+
+class CaseRecord(Record):
+    """The unit that is drafted and reviewed: key frames of one study."""
+
+    ARROW: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("case_id", pa.string()),
+            ("patient_key", pa.string()),
+            ("organ_hint", pa.string()),
+            ("scanner", pa.string()),
+            ("images", pa.list_(_IMAGE)),
+        ]
+    )
+    case_id: str
+    patient_key: str = Field(description="keyed hash; splits are made by it")
+    organ_hint: str | None = Field(description="an organ of the lexicon where the header names one")
+    scanner: str | None = Field(description="manufacturer and model, as the header has them")
+    images: tuple[CaseImage, ...]
+
+
+class DraftRecord(Record):
+    """What one model version wrote for one case, or why it wrote nothing."""
+
+    ARROW: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("case_id", pa.string()),
+            ("run_id", pa.string()),
+            ("model_version", pa.string()),
+            ("prompt_version", pa.string()),
+            ("config_hash", pa.string()),
+            ("status", pa.string()),
+            ("findings", pa.string()),
+            ("impression", pa.string()),
+            ("entities", pa.string()),
+            ("boxes", pa.list_(_BOX)),
+            ("confidence", pa.float64()),
+            ("num_tokens", pa.int32()),
+            ("stage", pa.string()),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+            ("retryable", pa.bool_()),
+        ]
+    )
+    case_id: str
+    run_id: str
+    model_version: str = Field(description="<name>/<version>")
+    prompt_version: str
+    config_hash: str
+    status: Literal["draft", "rejected"]
+    findings: str | None = None
+    impression: str | None = None
+    entities: str | None = Field(default=None, description="canonical JSON, valid under the lexicon")
+    boxes: tuple[LesionBox, ...] = ()
+    confidence: float | None = Field(default=None, ge=0, le=1, description="mean token probability, entities")
+    num_tokens: int | None = None
+    stage: str | None = None
+    reason: Reason | None = None
+    detail: str | None = None
+    retryable: bool | None = None
+
+    def parsed_entities(self) -> Entities:
+        """The entities as a lexicon model; only for rows with ``status == "draft"``."""
+        assert self.entities is not None, "a rejection has no entities"
+        return parse_entities(self.entities)
+
+
+class ReviewRecord(Record):
+    """What a person made of a draft in Label Studio."""
+
+    ARROW: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("review_id", pa.string()),
+            ("annotation_id", pa.int64()),
+            ("task_id", pa.int64()),
+            ("case_id", pa.string()),
+            ("model_version", pa.string()),
+            ("reader", pa.string()),
+            ("findings", pa.string()),
+            ("impression", pa.string()),
+            ("entities", pa.string()),
+            ("boxes", pa.list_(_BOX)),
+            ("origins", pa.map_(pa.string(), pa.string())),
+            ("lead_time_s", pa.float64()),
+            ("created_at", pa.timestamp("us", tz="UTC")),
+            ("updated_at", pa.timestamp("us", tz="UTC")),
+        ]
+    )
+    review_id: str = Field(description="hash of annotation id and updated_at")
+    annotation_id: int
+    task_id: int
+    case_id: str
+    model_version: str | None = Field(description="of the draft it started from, null without one")
+    reader: str = Field(description="pseudonym of the person")
+    findings: str
+    impression: str
+    entities: str | None = Field(description="canonical JSON; null where the choices make no valid entities")
+    boxes: tuple[LesionBox, ...]
+    origins: dict[str, Literal["prediction", "prediction-changed", "manual", "missing"]] = Field(
+        description="field name to how its value came about, as Label Studio tells it"
+    )
+    lead_time_s: float | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """As `Record.from_row`; Arrow gives a map as a list of pairs."""
+        return super().from_row({**row, "origins": dict(row["origins"])})
+
+    def parsed_entities(self) -> Entities | None:
+        """The entities as a lexicon model, or ``None`` where the review has none."""
+        return None if self.entities is None else parse_entities(self.entities)
+
+
+def content_id(*parts: str | bytes, length: int = 24) -> str:
+    """Hex id derived from content: SHA-256 over length-prefixed parts, cut to ``length`` digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:length]
