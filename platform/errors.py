@@ -92,3 +92,9 @@ class RejectedError(SonoloopError):
         self.reason = reason
         self.detail = detail
         self.retryable = retryable
+
+
+class GateRefusedError(SonoloopError):
+    """The challenger did not win, or too few cases are held out to tell; the champion stays."""
+
+    exit_code = 9

@@ -104,7 +104,8 @@ class BreastEntities(Entities):
     shape: Literal["oval", "round", "irregular", "not assessed"] | None = None
     orientation: Literal["parallel", "not parallel", "not assessed"] | None = None
     margin: (
-        Literal["circumscribed", "indistinct", "angular", "microlobulated", "spiculated", "not assessed"] | None
+        Literal["circumscribed", "indistinct", "angular", "microlobulated", "spiculated", "not assessed"]
+        | None
     ) = None
     echo_pattern: (
         Literal[
@@ -142,11 +143,14 @@ class ThyroidEntities(Entities):
         | None
     ) = None
     echogenicity: (
-        Literal["anechoic", "hyperechoic or isoechoic", "hypoechoic", "very hypoechoic", "not assessed"] | None
+        Literal["anechoic", "hyperechoic or isoechoic", "hypoechoic", "very hypoechoic", "not assessed"]
+        | None
     ) = None
     shape: Literal["wider-than-tall", "taller-than-wide", "not assessed"] | None = None
     margin: (
-        Literal["smooth", "ill-defined", "lobulated or irregular", "extra-thyroidal extension", "not assessed"]
+        Literal[
+            "smooth", "ill-defined", "lobulated or irregular", "extra-thyroidal extension", "not assessed"
+        ]
         | None
     ) = None
     echogenic_foci: (
@@ -324,7 +328,7 @@ def entities_json(entities: Entities) -> str:
 def _load_object(text: str) -> dict[str, Any]:
     payload = json.loads(text)
     if not isinstance(payload, dict):
-        raise ValueError("expected a JSON object of entities")
+        raise ValueError("expected a JSON object of entities")  # noqa: TRY004 - a text without an object
     return payload
 
 

@@ -9,10 +9,13 @@
 | etag | string | the object's version as the store names it |
 | size_bytes | int64 | object size, bytes |
 | status | string | ``indexed`` or ``rejected`` |
-| case_id | string | the case it belongs to, null when rejected |
+| case_id, patient_key | string | keyed hashes of study and patient, null when rejected |
+| organ_hint, scanner | string | an organ of the lexicon and the maker, where the header names them |
+| images | list of struct | de-identified key frames, in frame order |
 | modality, transfer_syntax | string | DICOM's, null for plain images |
 | num_frames, rows, columns | int32 | pixels of the instance; frames count from 1 |
 | reason, detail, retryable | string, string, bool | why it was rejected; null when indexed |
+| indexed_at | timestamp[us, UTC] | when; the newest row of a URI or a case is the one that counts |
 
 ``CaseRecord`` (``cases/``), one row per case. ``images`` lists the key frames in reading order; an image's
 position in that list is the ``image_index`` of a box.
@@ -32,7 +35,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.platform.errors import Reason
-from sonoloop.platform.lexicon import Entities, LesionBox, parse_entities
+from sonoloop.platform.lexicon import Entities, LesionBox, Organ, parse_entities
 
 _BOX = pa.struct(
     [
@@ -76,6 +79,17 @@ class Record(BaseModel):
         return pa.Table.from_pylist([record.row() for record in records], schema=cls.ARROW)
 
 
+class CaseImage(BaseModel):
+    """One key frame of a case: where its pixels lie and which frame they came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    image_key: str = Field(description="workspace key, images/ab/<sha256>.png")
+    instance_id: str
+    frame_index: int = Field(ge=0, description="counts from 0")
+    width: int = Field(gt=0, description="pixels")
+    height: int = Field(gt=0, description="pixels")
+
+
 class InstanceRecord(Record):
     """One object of the archive: indexed into a case, or rejected with a reason."""
 
@@ -87,6 +101,10 @@ class InstanceRecord(Record):
             ("size_bytes", pa.int64()),
             ("status", pa.string()),
             ("case_id", pa.string()),
+            ("patient_key", pa.string()),
+            ("organ_hint", pa.string()),
+            ("scanner", pa.string()),
+            ("images", pa.list_(_IMAGE)),
             ("modality", pa.string()),
             ("transfer_syntax", pa.string()),
             ("num_frames", pa.int32()),
@@ -95,6 +113,7 @@ class InstanceRecord(Record):
             ("reason", pa.string()),
             ("detail", pa.string()),
             ("retryable", pa.bool_()),
+            ("indexed_at", pa.timestamp("us", tz="UTC")),
         ]
     )
     instance_id: str
@@ -103,6 +122,10 @@ class InstanceRecord(Record):
     size_bytes: int
     status: Literal["indexed", "rejected"]
     case_id: str | None = None
+    patient_key: str | None = None
+    organ_hint: Organ | None = None
+    scanner: str | None = None
+    images: tuple[CaseImage, ...] = ()
     modality: str | None = None
     transfer_syntax: str | None = None
     num_frames: int | None = None
@@ -111,17 +134,7 @@ class InstanceRecord(Record):
     reason: Reason | None = None
     detail: str | None = None
     retryable: bool | None = None
-
-
-class CaseImage(BaseModel):
-    """One key frame of a case: where its pixels lie and which frame they came from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    image_key: str = Field(description="workspace key, images/ab/<sha256>.png")
-    instance_id: str
-    frame_index: int = Field(ge=0, description="counts from 0")
-    width: int = Field(gt=0, description="pixels")
-    height: int = Field(gt=0, description="pixels")
+    indexed_at: datetime
 
 
 class CaseRecord(Record):
@@ -134,13 +147,15 @@ class CaseRecord(Record):
             ("organ_hint", pa.string()),
             ("scanner", pa.string()),
             ("images", pa.list_(_IMAGE)),
+            ("indexed_at", pa.timestamp("us", tz="UTC")),
         ]
     )
     case_id: str
     patient_key: str = Field(description="keyed hash; splits are made by it")
-    organ_hint: str | None = Field(description="an organ of the lexicon where the header names one")
+    organ_hint: Organ | None = Field(description="an organ of the lexicon where the header names one")
     scanner: str | None = Field(description="manufacturer and model, as the header has them")
     images: tuple[CaseImage, ...]
+    indexed_at: datetime
 
 
 class DraftRecord(Record):

@@ -1,0 +1,80 @@
+"""The command line: one verb, one module, found through the entry points ``sonoloop.commands``.
+
+Entry points keep the rooms apart (``serve`` is not imported by ``jobs``) and load a verb only when it runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from importlib.metadata import entry_points
+
+import click
+import typer
+
+from sonoloop.platform.errors import SonoloopError
+
+GROUP = "sonoloop.commands"
+VERBS = {
+    "init": "Make a workspace ready: check access, publish the built-in model, set the champion.",
+    "index": "List the archive, group studies into cases, de-identify key frames.",
+    "annotate": "Draft a report and entities for every case.",
+    "push": "Bring drafts to Label Studio: one task per case, one prediction per model version.",
+    "pull": "Bring new and changed annotations back as reviews.",
+    "finetune": "Train a challenger from the reviews with Ray Train and DeepSpeed.",
+    "evaluate": "Measure champion and challenger on cases no training ever saw.",
+    "promote": "Make the challenger champion if it won; or roll back.",
+    "status": "Show what the workspace holds.",
+    "serve": "Answer ad hoc questions with the champion (OpenAI-compatible).",
+    "demo": "Run the whole loop on this machine with phantoms.",
+    "up": "Start the local stack: S3, Label Studio, Ray.",
+    "down": "Stop the local stack.",
+}
+
+
+def app() -> click.Group:
+    """The command group; each verb loads its module when it is called."""
+    group = click.Group(
+        "sonoloop",
+        help="Drafts, corrections and better models for large ultrasound archives.",
+        no_args_is_help=True,
+    )
+    for verb, summary in VERBS.items():
+        group.add_command(_deferred(verb, summary))
+    return group
+
+
+def _deferred(verb: str, summary: str) -> click.Command:
+    def run(arguments: tuple[str, ...]) -> None:
+        (entry,) = entry_points(group=GROUP, name=verb)
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(verb, help=summary)(entry.load())
+        typer.main.get_command(single).main(
+            list(arguments), prog_name=f"sonoloop {verb}", standalone_mode=False
+        )
+
+    passing = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    argument = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
+    return click.Command(verb, callback=run, params=[argument], help=summary, context_settings=passing)
+
+
+def main() -> None:
+    """Entry point of the console script. Exit codes are those of `sonoloop.platform.errors`."""
+    logging.basicConfig(
+        level=os.environ.get("SONOLOOP_LOG_LEVEL", "WARNING"),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        app().main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as err:
+        click.echo(err.format_message(), err=True)
+        sys.exit(2)
+    except click.ClickException as err:
+        err.show()
+        sys.exit(err.exit_code)
+    except SonoloopError as err:
+        click.echo(f"error: {err}", err=True)
+        sys.exit(err.exit_code)

@@ -1,0 +1,118 @@
+"""The one configuration file: a tree of the rooms' own settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from sonoloop.platform.labelstudio.config import LabelStudioConfig
+
+from sonoloop.model.engine import EngineConfig
+from sonoloop.platform.archive.index_object import IndexConfig
+from sonoloop.platform.registry import ModelConfig
+from sonoloop.platform.settings import read_settings
+from sonoloop.platform.workspace import S3Config, Store, store_of
+
+
+class Section(BaseModel):
+    """A frozen section; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RayConfig(Section):
+    """Where the jobs run."""
+
+    address: str | None = Field(
+        default=None, description="Ray address; RAY_ADDRESS or a Ray of this process's own when absent"
+    )
+    num_cpus: int = Field(default=4, ge=3, description="logical CPUs of a Ray of this process's own")
+
+
+class AnnotateConfig(Section):
+    """The drafting pipeline."""
+
+    batch_size: int = Field(default=16, ge=1, description="cases per forward batch")
+    num_actors: int = Field(default=1, ge=1, description="model actors")
+    cpus_per_actor: float = Field(default=1, gt=0, description="logical CPUs held by a model actor")
+    gpus_per_actor: float = Field(default=0, ge=0, description="GPUs held by a model actor")
+    cases_per_block: int = Field(
+        default=32, ge=1, description="grain of the checkpoint: a crash loses at most the blocks in flight"
+    )
+    max_rejected_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of rejected cases that fails the run"
+    )
+    engine: EngineConfig = EngineConfig()
+
+
+class FinetuneConfig(Section):
+    """Training of a challenger from the reviews."""
+
+    num_workers: int = Field(default=2, ge=1, description="Ray Train workers")
+    cpus_per_worker: float = Field(default=1, gt=0, description="logical CPUs held by a worker")
+    use_gpu: bool = Field(default=False, description="one GPU per worker")
+    zero_stage: int = Field(default=1, ge=0, le=3, description="DeepSpeed ZeRO stage")
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=4, ge=1, description="cases per worker and step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak, AdamW")
+    warmup_share: float = Field(default=0.05, ge=0, lt=1, description="share of steps with rising rate")
+    weight_decay: float = Field(default=0.01, ge=0)
+    seed: int = 0
+    test_share: float = Field(
+        default=0.25, gt=0, lt=1, description="share of patients held out for the gate, for ever"
+    )
+    max_failures: int = Field(default=2, ge=0, description="worker failures survived from a checkpoint")
+
+
+class GateConfig(Section):
+    """When a challenger has won."""
+
+    min_cases: int = Field(default=10, ge=1, description="held-out cases below which the gate refuses")
+    min_gain: float = Field(default=0.0, description="entity macro-F1 must rise by more than this")
+
+
+class Config(Section):
+    """Everything a job needs to know, secrets excepted."""
+
+    workspace: str = Field(description="s3://bucket/prefix or a folder that holds all state")
+    archive: str = Field(description="s3://bucket/prefix or a folder with the studies")
+    s3: S3Config = S3Config()
+    ray: RayConfig = RayConfig()
+    model: ModelConfig = ModelConfig()
+    index: IndexConfig = IndexConfig()
+    annotate: AnnotateConfig = AnnotateConfig()
+    labelstudio: LabelStudioConfig = LabelStudioConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    gate: GateConfig = GateConfig()
+    serve: dict[str, Any] = Field(default={}, description="the serving room's own settings, checked there")
+
+    def open_workspace(self) -> Store:
+        """The workspace, proven to be reachable.
+
+        Raises:
+            StorageError: missing, refused or silent.
+        """
+        return _opened(self.workspace, self.s3)
+
+    def open_archive(self) -> Store:
+        """The archive, proven to be reachable.
+
+        Raises:
+            StorageError: missing, refused or silent.
+        """
+        return _opened(self.archive, self.s3)
+
+
+def load_config(source: str) -> Config:
+    """Read the configuration from a path or an ``s3://`` URI; the environment overrides.
+
+    Raises:
+        ConfigError: no such file, or its content cannot be used.
+    """
+    return read_settings(Config, source)
+
+
+def _opened(uri: str, s3: S3Config) -> Store:
+    store = store_of(uri, s3)
+    store.check()
+    return store

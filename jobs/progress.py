@@ -1,0 +1,83 @@
+"""Live progress of a distributed stage: workers count, the driver shows.
+
+On a terminal a bar; elsewhere a plain line every few seconds, so that no log sits silent.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sonoloop.jobs.output import progress as console
+
+POLL_S = 0.5
+LINE_EVERY_S = 5.0
+
+
+@ray.remote(num_cpus=0)
+class Counter:
+    """Counts what the workers report; lives as long as its handle."""
+
+    def __init__(self) -> None:
+        self._done = 0
+        self._rejected = 0
+
+    def add(self, done: int, rejected: int) -> None:
+        """Count rows that left a stage, and how many of them were rejections."""
+        self._done += done
+        self._rejected += rejected
+
+    def read(self) -> tuple[int, int]:
+        """Rows done so far, rejections among them."""
+        return self._done, self._rejected
+
+
+@contextmanager
+def counted(title: str, total: int) -> Iterator[Any]:
+    """A `Counter` handle for the workers, shown until the block ends."""
+    counter = Counter.remote()  # type: ignore[attr-defined]
+    stop = threading.Event()
+    shower = threading.Thread(target=_show, args=(title, total, counter, stop), daemon=True)
+    shower.start()
+    try:
+        yield counter
+    finally:
+        stop.set()
+        shower.join()
+
+
+def _show(title: str, total: int, counter: Any, stop: threading.Event) -> None:
+    show = _show_bar if console.is_terminal else _show_lines
+    show(title, total, counter, stop)
+
+
+def _show_bar(title: str, total: int, counter: Any, stop: threading.Event) -> None:
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rejected]} rejected"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, rejected=0)
+        running = True
+        while running:
+            running = not stop.wait(POLL_S)
+            done, rejected = ray.get(counter.read.remote())
+            bar.update(task, completed=done, rejected=rejected)
+
+
+def _show_lines(title: str, total: int, counter: Any, stop: threading.Event) -> None:
+    begin = time.monotonic()
+    while not stop.wait(LINE_EVERY_S):
+        done, rejected = ray.get(counter.read.remote())
+        rate = done / (time.monotonic() - begin)
+        left = f", about {(total - done) / rate:.0f} s left" if done else ", starting"
+        console.print(f"{title}: {done}/{total}, {rejected} rejected, {rate:.1f}/s{left}")

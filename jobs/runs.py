@@ -1,0 +1,109 @@
+"""Runs: what was asked, with which configuration, and what came of it; ``runs/<run_id>/run.json``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+import ray
+from pydantic import BaseModel, ConfigDict
+
+from sonoloop.jobs.config import RayConfig
+from sonoloop.platform.workspace import Store
+
+logger = logging.getLogger(__name__)
+_ENGINES = ("sonoloop", "ray", "torch", "transformers")
+
+
+class Run(BaseModel):
+    """One run of a verb. ``key`` names the same work: an unfinished run with the same key is continued."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    run_id: str
+    verb: str
+    key: str
+    state: Literal["running", "finished"]
+    started_at: datetime
+    seconds: float | None = None
+    counts: dict[str, int] = {}
+    config: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+
+    def write(self, workspace: Store) -> None:
+        """Store the run's state; a run has one writer."""
+        workspace.write_bytes(self.model_dump_json(indent=2).encode(), "runs", self.run_id, "run.json")
+
+    def finished(self, workspace: Store, counts: dict[str, int]) -> Run:
+        """Mark the run finished, with its counts and the seconds since it began."""
+        seconds = (datetime.now(UTC) - self.started_at).total_seconds()
+        done = self.model_copy(update={"state": "finished", "seconds": seconds, "counts": counts})
+        done.write(workspace)
+        return done
+
+
+def start_run(workspace: Store, verb: str, *, run_id: str, key: str, config: BaseModel) -> Run:
+    """Write down that a run begins, with its resolved configuration and the engines' versions."""
+    run = Run(
+        run_id=run_id,
+        verb=verb,
+        key=key,
+        state="running",
+        started_at=datetime.now(UTC),
+        config=config.model_dump(mode="json"),
+        versions={name: version(name) for name in _ENGINES},
+    )
+    run.write(workspace)
+    return run
+
+
+def read_runs(workspace: Store) -> list[Run]:
+    """All runs, oldest first."""
+    found = [info for info in workspace.list_objects("runs") if info.uri.endswith("/run.json")]
+    names = [info.uri.split("/")[-2] for info in found]
+    runs = [Run.model_validate_json(workspace.read_bytes("runs", name, "run.json")) for name in names]
+    return sorted(runs, key=lambda run: run.started_at)
+
+
+def unfinished(workspace: Store, verb: str, key: str) -> Run | None:
+    """The run of this verb and key that was interrupted, if there is one."""
+    found = [r for r in read_runs(workspace) if (r.verb, r.key, r.state) == (verb, key, "running")]
+    return found[-1] if found else None
+
+
+@contextmanager
+def ray_session(config: RayConfig) -> Iterator[None]:
+    """Ray for the length of a job: the one already connected, the configured one, or an own one."""
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address
+    ray.init(
+        address=address,
+        num_cpus=None if _joins(address) else config.num_cpus,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def stage(name: str) -> Iterator[dict[str, int]]:
+    """One INFO line at a stage's start and one at its end, with the counts put in and the seconds."""
+    counts: dict[str, int] = {}
+    logger.info("%s: start", name)
+    begin = time.monotonic()
+    yield counts
+    logger.info("%s: end, %s, %.1f s", name, counts, time.monotonic() - begin)
+
+
+def _joins(address: str | None) -> bool:
+    return bool(address or os.environ.get("RAY_ADDRESS"))

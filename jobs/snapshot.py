@@ -1,0 +1,92 @@
+"""Training snapshots: the exact reviews a challenger learns from, split by patient, named by hash."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from sonoloop.platform.errors import ConfigError, NothingToDoError
+from sonoloop.platform.records import CaseRecord, ReviewRecord, content_id
+from sonoloop.platform.tables import current_reviews, read_cases
+from sonoloop.platform.workspace import Store
+
+Split = Literal["train", "test"]
+
+
+class SnapshotRow(ReviewRecord):
+    """A review, whose patient it is about, and on which side of the split it stands."""
+
+    ARROW: ClassVar[pa.Schema] = pa.schema(
+        [*ReviewRecord.ARROW, ("patient_key", pa.string()), ("split", pa.string())]
+    )
+    patient_key: str
+    split: Split
+
+
+class Snapshot(BaseModel):
+    """``training/<name>/snapshot.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = Field(description="hash of its reviews and their split")
+    num_train: int
+    num_test: int
+    num_left_out: int = Field(description="reviews without valid entities or with an empty section")
+
+
+def split_of(patient_key: str, test_share: float) -> Split:
+    """The side a patient stands on, for ever: it depends on nothing but the patient.
+
+    Args:
+        patient_key: Keyed hash, hexadecimal, evenly distributed.
+        test_share: Share of patients held out, 0..1.
+    """
+    return "test" if int(patient_key[:8], 16) / 16**8 < test_share else "train"
+
+
+def freeze_snapshot(workspace: Store, *, test_share: float) -> Snapshot:
+    """Freeze the current reviews; the same reviews give the same snapshot.
+
+    Raises:
+        NothingToDoError: no usable review, or none on the training side.
+    """
+    cases = {case.case_id: case for case in read_cases(workspace)}
+    reviews = [review for review in current_reviews(workspace).values() if review.case_id in cases]
+    usable = [r for r in reviews if r.entities is not None and r.findings and r.impression]
+    rows = [_row(review, cases[review.case_id], test_share) for review in usable]
+    rows.sort(key=lambda row: row.case_id)
+    snapshot = Snapshot(
+        name=content_id(*(f"{row.review_id}:{row.split}" for row in rows), length=12),
+        num_train=sum(row.split == "train" for row in rows),
+        num_test=sum(row.split == "test" for row in rows),
+        num_left_out=len(reviews) - len(rows),
+    )
+    if snapshot.num_train == 0:
+        raise NothingToDoError(
+            f"no review to learn from ({len(reviews)} pulled, {snapshot.num_left_out} unusable, "
+            f"{snapshot.num_test} held out); run `sonoloop pull` after people have corrected drafts"
+        )
+    workspace.write_table(SnapshotRow.table(rows), "training", snapshot.name, "reviews.parquet")
+    workspace.write_bytes(
+        snapshot.model_dump_json(indent=2).encode(), "training", snapshot.name, "snapshot.json"
+    )
+    return snapshot
+
+
+def read_snapshot(workspace: Store, name: str, split: Split) -> list[SnapshotRow]:
+    """The reviews on one side of a snapshot, ordered by case id.
+
+    Raises:
+        ConfigError: no such snapshot.
+    """
+    table = workspace.read_tables(SnapshotRow.ARROW, "training", name)
+    if table.num_rows == 0:
+        raise ConfigError(f"no snapshot {name} in {workspace.uri}; see `sonoloop status`")
+    rows = [SnapshotRow.from_row(row) for row in table.to_pylist()]
+    return [row for row in rows if row.split == split]
+
+
+def _row(review: ReviewRecord, case: CaseRecord, test_share: float) -> SnapshotRow:
+    values: dict[str, Any] = review.row()
+    return SnapshotRow(**values, patient_key=case.patient_key, split=split_of(case.patient_key, test_share))

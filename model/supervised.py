@@ -1,0 +1,133 @@
+"""A reviewed case as a training example: the whole conversation, with loss on what the assistant writes.
+
+Shape letters: B examples, T tokens, P patches, N images.
+
+Token ids are put together piece by piece, so that each prompt is spelled exactly as at inference; the loss
+covers the assistant's tokens and the token that ends each of its turns, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sonoloop.model.processor import END_OF_TURN, EchoVLMProcessor, PreparedCase
+from sonoloop.model.prompts import entities_turns, format_report, message, report_turns
+from sonoloop.platform.lexicon import Entities, LesionBox, generated_text
+
+IGNORED = -100
+"""Label of tokens without loss, as torch's cross-entropy takes it."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Target:
+    """What the assistant should write for a case: the truth of a phantom or a person's review."""
+
+    findings: str
+    impression: str
+    entities: Entities
+    boxes: tuple[LesionBox, ...]
+
+    def answers(self) -> tuple[str, str]:
+        """The texts of the two assistant turns."""
+        return format_report(self.findings, self.impression), generated_text(self.entities, self.boxes)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SupervisedExample:
+    """One conversation.
+
+    Attributes:
+        input_ids: ``(T,)`` int64.
+        labels: ``(T,)`` int64, ``IGNORED`` where there is no loss.
+        mm_token_type_ids: ``(T,)`` int64, 1 at image tokens, else 0.
+        pixel_values: ``(P, 1176)`` float32.
+        image_grid_thw: ``(N, 3)`` int64.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    mm_token_type_ids: Tensor
+    pixel_values: Tensor
+    image_grid_thw: Tensor
+
+
+def conversation_pieces(
+    processor: EchoVLMProcessor, case: PreparedCase, target: Target
+) -> list[tuple[str, bool]]:
+    """The conversation's text in order, each piece with whether the assistant wrote it.
+
+    Raises:
+        ValueError: the chat template does not close an assistant turn with ``<|im_end|>``.
+    """
+    report, entities = target.answers()
+    num_images, organ = len(case.image_grid_thw), case.organ_hint
+    first = processor.render(report_turns(num_images, organ), open_answer=True)
+    second_turns = entities_turns(num_images, organ, report)
+    second = processor.render(second_turns, open_answer=True)
+    whole = processor.render([*second_turns, message("assistant", entities)], open_answer=False)
+    if not second.startswith(first + report + END_OF_TURN) or not whole.startswith(
+        second + entities + END_OF_TURN
+    ):
+        raise ValueError(f"the chat template must write assistant turns as text and {END_OF_TURN}")
+    between = second.removeprefix(first + report + END_OF_TURN)
+    return [
+        (processor.expand(first, case.image_grid_thw), False),
+        (report + END_OF_TURN, True),
+        (between, False),
+        (entities + END_OF_TURN, True),
+    ]
+
+
+def supervised_example(processor: EchoVLMProcessor, case: PreparedCase, target: Target) -> SupervisedExample:
+    """Build the conversation of one case with its target.
+
+    Raises:
+        ValueError: a box names an image that the case does not have, or the chat template is of another form.
+    """
+    if any(box.image_index >= len(case.image_grid_thw) for box in target.boxes):
+        raise ValueError(f"a box names an image beyond the case's {len(case.image_grid_thw)}")
+    ids: list[int] = []
+    labels: list[int] = []
+    for text, is_answer in conversation_pieces(processor, case, target):
+        piece = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids += piece
+        labels += piece if is_answer else [IGNORED] * len(piece)
+    input_ids = torch.tensor(ids)
+    return SupervisedExample(
+        input_ids=input_ids,
+        labels=torch.tensor(labels),
+        mm_token_type_ids=(input_ids == processor.image_token_id).long(),
+        pixel_values=torch.from_numpy(case.pixel_values),
+        image_grid_thw=torch.from_numpy(np.asarray(case.image_grid_thw, dtype=np.int64)),
+    )
+
+
+def collate(examples: Sequence[SupervisedExample], pad_id: int) -> dict[str, Tensor]:
+    """One batch, padded on the right; the keyword arguments of the model's ``forward``.
+
+    Returns:
+        ``input_ids``, ``attention_mask``, ``labels``, ``mm_token_type_ids`` ``(B, T)`` int64,
+        ``pixel_values`` ``(sum P, 1176)`` float32, ``image_grid_thw`` ``(sum N, 3)`` int64.
+
+    Raises:
+        ValueError: there is no example.
+    """
+    if not examples:
+        raise ValueError("expected at least one example, got none")
+
+    def padded(rows: list[Tensor], value: int) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+
+    return {
+        "input_ids": padded([example.input_ids for example in examples], pad_id),
+        "attention_mask": padded([torch.ones_like(example.input_ids) for example in examples], 0),
+        "labels": padded([example.labels for example in examples], IGNORED),
+        "mm_token_type_ids": padded([example.mm_token_type_ids for example in examples], 0),
+        "pixel_values": torch.cat([example.pixel_values for example in examples]),
+        "image_grid_thw": torch.cat([example.image_grid_thw for example in examples]),
+    }

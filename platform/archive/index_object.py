@@ -1,0 +1,106 @@
+"""From one archive object to one `InstanceRecord`: indexed with its key frames, or rejected."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from sonoloop.platform.archive.deidentify import clean_frame, encode_png
+from sonoloop.platform.archive.instance import Instance, open_instance
+from sonoloop.platform.archive.keyframes import choose_key_frames
+from sonoloop.platform.errors import Reason, RejectedError, StorageError
+from sonoloop.platform.identity import pseudonym
+from sonoloop.platform.records import CaseImage, InstanceRecord, content_id
+from sonoloop.platform.workspace import ObjectInfo, Store
+
+logger = logging.getLogger(__name__)
+
+
+class IndexConfig(BaseModel):
+    """How the archive is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    key_frames: int = Field(default=2, ge=1, description="frames taken from one cine loop")
+    max_images: int = Field(default=4, ge=1, description="images of one case, at most")
+    pictures_are_clean: bool = Field(
+        default=False,
+        description="accept objects without declared ultrasound regions; only for archives cleaned before",
+    )
+    batch_size: int = Field(default=16, ge=1, description="objects per task")
+
+
+def index_object(
+    info: ObjectInfo, *, archive: Store, workspace: Store, config: IndexConfig, key: SecretStr, now: datetime
+) -> InstanceRecord:
+    """Read one object, write its de-identified key frames, and say what became of it.
+
+    Never raises for a bad object: the rejection is the result.
+    """
+    name = info.uri.removeprefix(archive.uri).lstrip("/")
+    place = {"uri": info.uri, "etag": info.etag, "size_bytes": info.size_bytes, "indexed_at": now}
+    try:
+        data = _fetch(archive, info)
+        instance = open_instance(data, name=name)
+        images = _write_key_frames(instance, workspace=workspace, config=config, key=key)
+    except RejectedError as err:
+        return InstanceRecord(
+            instance_id=content_id(info.uri, info.etag),
+            status="rejected",
+            reason=err.reason,
+            detail=err.detail,
+            retryable=err.retryable,
+            **place,
+        )
+    return InstanceRecord(
+        instance_id=_instance_id(instance, key),
+        status="indexed",
+        case_id=pseudonym(key, "study", instance.study_id),
+        patient_key=pseudonym(key, "patient", instance.patient_id),
+        organ_hint=instance.organ_hint,
+        scanner=instance.scanner,
+        images=images,
+        modality=instance.modality,
+        transfer_syntax=instance.transfer_syntax,
+        num_frames=instance.num_frames,
+        rows=instance.rows,
+        columns=instance.columns,
+        **place,
+    )
+
+
+def _fetch(archive: Store, info: ObjectInfo) -> bytes:
+    try:
+        return archive.read_path(info.uri.removeprefix("s3://"))
+    except (StorageError, FileNotFoundError) as err:
+        raise RejectedError(
+            Reason.STORAGE, f"the object could not be fetched ({type(err).__name__})", retryable=True
+        ) from err
+
+
+def _instance_id(instance: Instance, key: SecretStr) -> str:
+    return pseudonym(key, "instance", instance.instance_uid)
+
+
+def _write_key_frames(
+    instance: Instance, *, workspace: Store, config: IndexConfig, key: SecretStr
+) -> tuple[CaseImage, ...]:
+    images = []
+    for index in choose_key_frames(instance.num_frames, config.key_frames, instance.frame):
+        frame = clean_frame(
+            instance.frame(index), instance.regions, pictures_are_clean=config.pictures_are_clean
+        )
+        image_key, data = encode_png(frame)
+        if not workspace.exists(image_key):
+            workspace.write_bytes(data, image_key)
+        images.append(
+            CaseImage(
+                image_key=image_key,
+                instance_id=_instance_id(instance, key),
+                frame_index=index,
+                width=frame.shape[1],
+                height=frame.shape[0],
+            )
+        )
+    return tuple(images)

@@ -1,0 +1,63 @@
+"""The rooms of the workspace as tables, each with the rule that says which row counts.
+
+`instances`, `cases` and `reviews` are append-only: a newer row of the same key replaces the older one in
+these views. Drafts are keyed by (case, model version, prompt version).
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pyarrow.compute as pc
+
+from sonoloop.platform.records import CaseRecord, DraftRecord, InstanceRecord, Record, ReviewRecord
+from sonoloop.platform.workspace import Store
+
+R = TypeVar("R", bound=Record)
+
+
+def read_instances(workspace: Store) -> list[InstanceRecord]:
+    """The newest row of every archive object, rejected ones included."""
+    rows = _sorted(workspace, InstanceRecord, "indexed_at", "instances")
+    return list({row.uri: row for row in rows}.values())
+
+
+def read_cases(workspace: Store) -> list[CaseRecord]:
+    """The newest row of every case, ordered by case id."""
+    rows = _sorted(workspace, CaseRecord, "indexed_at", "cases")
+    newest = {row.case_id: row for row in rows}
+    return [newest[key] for key in sorted(newest)]
+
+
+def read_drafts(
+    workspace: Store, *, model_version: str | None = None, prompt_version: str | None = None
+) -> list[DraftRecord]:
+    """Drafts and rejections of all runs, optionally of one model and prompt version.
+
+    A retried rejection is replaced by what the later run made of the case.
+    """
+    table = workspace.read_tables(DraftRecord.ARROW, "drafts")
+    for column, wanted in (("model_version", model_version), ("prompt_version", prompt_version)):
+        if wanted is not None:
+            table = table.filter(pc.equal(table[column], wanted))
+    newest: dict[tuple[str, str, str], DraftRecord] = {}
+    for record in map(DraftRecord.from_row, table.to_pylist()):
+        key = (record.case_id, record.model_version, record.prompt_version)
+        if key not in newest or newest[key].status == "rejected":
+            newest[key] = record
+    return list(newest.values())
+
+
+def read_reviews(workspace: Store) -> list[ReviewRecord]:
+    """Every review row ever pulled, oldest first."""
+    return _sorted(workspace, ReviewRecord, "updated_at", "reviews")
+
+
+def current_reviews(workspace: Store) -> dict[str, ReviewRecord]:
+    """The review that counts for each case: the one changed last, whoever wrote it."""
+    return {review.case_id: review for review in read_reviews(workspace)}
+
+
+def _sorted(workspace: Store, record: type[R], by: str, *parts: str) -> list[R]:
+    table = workspace.read_tables(record.ARROW, *parts).sort_by(by)
+    return [record.from_row(row) for row in table.to_pylist()]

@@ -1,0 +1,310 @@
+"""The workspace: one S3 prefix or local folder that holds all state.
+
+Files are read and written through ``pyarrow.fs``. Small control objects (aliases, run states) go through
+conditional puts, so that two writers cannot both win: ``If-None-Match`` and ``If-Match`` on S3, an
+exclusive lock file beside the object in a local folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from botocore.config import Config as BotoConfig
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import BaseModel, ConfigDict, Field
+
+from sonoloop.platform.errors import ConflictError, StorageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+logger = logging.getLogger(__name__)
+
+
+class S3Config(BaseModel):
+    """How to reach S3. Keys come from the environment or the role of the machine, never from here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    endpoint_url: str | None = Field(
+        default=None, description="S3 endpoint; AWS_ENDPOINT_URL or AWS itself when absent"
+    )
+    region: str = Field(default="us-east-1", description="region name")
+
+    def resolved_endpoint(self) -> str | None:
+        """The configured endpoint, else the environment's, else ``None`` for AWS."""
+        return self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One stored object: its URI, size in bytes and the store's name for this version."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """A place that holds objects: ``s3://bucket/prefix`` or a local folder. Picklable; opens lazily."""
+
+    uri: str
+    s3: S3Config = field(default_factory=S3Config)
+
+    @property
+    def is_s3(self) -> bool:
+        """Whether this store is on S3."""
+        return self.uri.startswith("s3://")
+
+    @cached_property
+    def root(self) -> str:
+        """The store's path as `fs` wants it: ``bucket/prefix`` or an absolute folder."""
+        if self.is_s3:
+            return self.uri.removeprefix("s3://").rstrip("/")
+        return str(Path(self.uri.removeprefix("file://")).absolute())
+
+    @cached_property
+    def bucket_and_prefix(self) -> tuple[str, str]:
+        """Bucket and key prefix (no slash at its end) of an S3 store."""
+        bucket, _, prefix = self.root.partition("/")
+        return bucket, prefix
+
+    @cached_property
+    def fs(self) -> pafs.FileSystem:
+        """The pyarrow file system; keys come from the environment's AWS chain."""
+        if not self.is_s3:
+            return pafs.LocalFileSystem()
+        endpoint = self.s3.resolved_endpoint()
+        parts = urlparse(endpoint) if endpoint else None
+        return pafs.S3FileSystem(
+            region=self.s3.region,
+            endpoint_override=parts.netloc if parts else None,
+            scheme=parts.scheme if parts else "https",
+            connect_timeout=10,
+            request_timeout=60,
+        )
+
+    @cached_property
+    def client(self) -> S3Client:
+        """A boto3 client for what pyarrow cannot do: listing with etags, conditional puts."""
+        import boto3
+
+        retries = BotoConfig(
+            retries={"max_attempts": 4, "mode": "standard"}, connect_timeout=5, read_timeout=60
+        )
+        return boto3.client(
+            "s3", endpoint_url=self.s3.resolved_endpoint(), region_name=self.s3.region, config=retries
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only what names the store travels; clients are opened anew in each process."""
+        return {"uri": self.uri, "s3": self.s3}
+
+    def path(self, *parts: str) -> str:
+        """Path of an object for `fs`."""
+        return "/".join((self.root, *parts))
+
+    def uri_of(self, *parts: str) -> str:
+        """URI of an object, as a person or Label Studio would write it."""
+        return f"s3://{self.path(*parts)}" if self.is_s3 else self.path(*parts)
+
+    def check(self) -> None:
+        """Prove that the store can be listed.
+
+        Raises:
+            StorageError: no such bucket or folder, key refused, or no answer; the message says which.
+        """
+        if not self.is_s3:
+            if not Path(self.root).is_dir():
+                raise StorageError(f"folder {self.root} does not exist; create it or correct the path")
+            return
+        bucket, prefix = self.bucket_and_prefix
+        with storage_errors(self.uri):
+            self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+
+    def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects below ``prefix``, in key order.
+
+        Raises:
+            StorageError: the store refuses or does not answer.
+        """
+        yield from self._list_s3(prefix) if self.is_s3 else self._list_local(prefix)
+
+    def _list_s3(self, prefix: str) -> Iterator[ObjectInfo]:
+        bucket, root = self.bucket_and_prefix
+        start = "/".join(part for part in (root, prefix) if part)
+        start = start and start + "/"
+        with storage_errors(self.uri):
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start):
+                for item in page.get("Contents", []):
+                    if not item["Key"].endswith("/"):
+                        yield ObjectInfo(
+                            f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')
+                        )
+
+    def _list_local(self, prefix: str) -> Iterator[ObjectInfo]:
+        for path in sorted(Path(self.root, prefix).rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                stat = path.stat()
+                yield ObjectInfo(str(path), stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """The whole object.
+
+        Raises:
+            FileNotFoundError: no such object.
+            StorageError: the store refuses or does not answer.
+        """
+        return self.read_path(self.path(*parts))
+
+    def read_path(self, path: str) -> bytes:
+        """As `read_bytes`, for a path that `fs` understands."""
+        with storage_errors(self.uri), self.fs.open_input_file(path) as stream:
+            return bytes(stream.read())
+
+    def write_bytes(self, data: bytes, *parts: str) -> None:
+        """Write an object whole or not at all."""
+        target = self.path(*parts)
+        with storage_errors(self.uri):
+            if self.is_s3:
+                with self.fs.open_output_stream(target) as stream:
+                    stream.write(data)
+                return
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(f"{target}.{os.getpid()}.partial")
+            partial.write_bytes(data)
+            partial.replace(target)
+
+    def exists(self, *parts: str) -> bool:
+        """Whether the object is there."""
+        with storage_errors(self.uri):
+            return bool(self.fs.get_file_info(self.path(*parts)).type == pafs.FileType.File)
+
+    def write_table(self, table: pa.Table, *parts: str) -> None:
+        """Write one Parquet file whole or not at all."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        self.write_bytes(sink.getvalue().to_pybytes(), *parts)
+
+    def read_tables(self, schema: pa.Schema, *parts: str) -> pa.Table:
+        """All Parquet files below a folder as one table, in path order; empty where there are none."""
+        selector = pafs.FileSelector(self.path(*parts), recursive=True, allow_not_found=True)
+        with storage_errors(self.uri):
+            found = sorted(
+                f.path for f in self.fs.get_file_info(selector) if f.is_file and f.path.endswith(".parquet")
+            )
+            tables = [
+                pq.read_table(p, filesystem=self.fs, partitioning=None).select(schema.names).cast(schema)
+                for p in found
+            ]
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def get_control(self, *parts: str) -> tuple[bytes, str] | None:
+        """A control object and its version, or ``None`` where there is none."""
+        if not self.is_s3:
+            path = Path(self.path(*parts))
+            return (path.read_bytes(), _digest(path.read_bytes())) if path.is_file() else None
+        bucket, prefix = self.bucket_and_prefix
+        with storage_errors(self.uri):
+            try:
+                answer = self.client.get_object(
+                    Bucket=bucket, Key="/".join((*filter(None, [prefix]), *parts))
+                )
+            except self.client.exceptions.NoSuchKey:
+                return None
+            return answer["Body"].read(), answer["ETag"]
+
+    def put_control(self, data: bytes, *parts: str, version: str | None) -> None:
+        """Write a control object if nobody wrote it since.
+
+        Args:
+            data: The new content.
+            parts: The object's place.
+            version: What `get_control` gave; ``None`` where the object must not exist yet.
+
+        Raises:
+            ConflictError: somebody else was first; read again and decide again.
+        """
+        if not self.is_s3:
+            self._put_control_local(data, Path(self.path(*parts)), version)
+            return
+        bucket, prefix = self.bucket_and_prefix
+        key = "/".join((*filter(None, [prefix]), *parts))
+        with storage_errors(self.uri):
+            if version is None:
+                self.client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            else:
+                self.client.put_object(Bucket=bucket, Key=key, Body=data, IfMatch=version)
+
+    def _put_control_local(self, data: bytes, path: Path, version: str | None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            current = _digest(path.read_bytes()) if path.is_file() else None
+            if current != version:
+                raise ConflictError(f"{path.name} was changed by another writer; read it again and retry")
+            self.write_bytes(data, *path.relative_to(self.root).parts)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def store_of(uri: str, s3: S3Config) -> Store:
+    """The store that a URI or a folder names.
+
+    Raises:
+        StorageError: a scheme that is neither ``s3`` nor ``file``.
+    """
+    scheme = urlparse(uri).scheme
+    if scheme not in ("", "s3", "file"):
+        raise StorageError(f"expected s3://bucket/prefix or a folder, found scheme {scheme!r}")
+    return Store(uri.rstrip("/") if uri != "/" else uri, s3)
+
+
+@contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Turn what boto3 and pyarrow raise into one clear `StorageError`; missing objects stay as they are."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (BotoCoreError, ClientError, OSError) as err:
+        raise _translated(err, where) from err
+
+
+def _translated(err: Exception, where: str) -> StorageError:
+    response: Any = getattr(err, "response", {})
+    code = str(response.get("Error", {}).get("Code", ""))
+    text = f"{code} {err}"
+    place = where.split("?")[0]
+    if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+        return ConflictError(f"an object of {place} was changed by another writer; read it again and retry")
+    if "NoSuchBucket" in text or "NO_SUCH_BUCKET" in text:
+        return StorageError(f"no such bucket: {place}; create it or correct the address")
+    if any(
+        word in text
+        for word in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ACCESS_DENIED", "403")
+    ):
+        return StorageError(f"access to {place} refused; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if "Unable to locate credentials" in text or "NoCredentials" in type(err).__name__:
+        return StorageError(f"no keys for {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if any(
+        word in text
+        for word in ("Could not connect", "EndpointConnection", "curlCode", "NETWORK_CONNECTION", "timed out")
+    ):
+        return StorageError(f"{place}: the S3 endpoint does not answer; check endpoint_url and that it is up")
+    return StorageError(f"{place}: {type(err).__name__} {code}".rstrip())
