@@ -78,3 +78,7 @@ def main() -> None:
     except SonoloopError as err:
         click.echo(f"error: {err}", err=True)
         sys.exit(err.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -101,9 +101,8 @@ def check_schedulable(config: AnnotateConfig) -> None:
 def _checkpointed(workspace: Store, run_id: str) -> Iterator[None]:
     """Ray Data's checkpoint for the length of one pipeline; small blocks make a fine grain."""
     context = DataContext.get_current()
-    before = (context.checkpoint_config, context.use_datasource_v2, context.enable_progress_bars)
+    before = (context.checkpoint_config, context.use_datasource_v2)
     context.use_datasource_v2 = False  # the V2 reader merges small files into one block: one grain for all
-    context.enable_progress_bars = False
     context.checkpoint_config = CheckpointConfig(
         id_column="case_id",
         checkpoint_path=workspace.path("runs", run_id, "checkpoint"),
@@ -113,7 +112,7 @@ def _checkpointed(workspace: Store, run_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        context.checkpoint_config, context.use_datasource_v2, context.enable_progress_bars = before
+        context.checkpoint_config, context.use_datasource_v2 = before
 
 
 class Preparer:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, SecretStr
 
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
+from sonoloop.jobs.progress import counted
 from sonoloop.jobs.runs import ray_session, stage, start_run
 from sonoloop.platform.archive.index_object import IndexConfig, index_object
 from sonoloop.platform.errors import CountError, NothingToDoError
@@ -55,7 +56,7 @@ def run_index(config: Config) -> IndexSummary:
         raise NothingToDoError(f"the archive {archive.uri} holds no object; check the prefix")
     fresh = [info for info in listed if info.uri not in known or known[info.uri].etag != info.etag]
     with ray_session(config.ray), stage("index") as counts:
-        records = _open_all(fresh, archive, workspace, config.index, key)
+        records = _open_all(fresh, archive, workspace, config.index, key) if fresh else []
         counts.update(objects=len(fresh))
     if fresh:
         _write(config, workspace, records, known)
@@ -65,8 +66,6 @@ def run_index(config: Config) -> IndexSummary:
 def _open_all(
     fresh: list[ObjectInfo], archive: Store, workspace: Store, config: IndexConfig, key: SecretStr
 ) -> list[InstanceRecord]:
-    if not fresh:
-        return []
     now = datetime.now(UTC)
 
     def open_batch(batch: dict[str, Any]) -> pa.Table:
@@ -76,13 +75,15 @@ def _open_all(
             index_object(info, archive=archive, workspace=workspace, config=config, key=key, now=now)
             for info in infos
         ]
+        counter.add.remote(len(rows), sum(row.status == "rejected" for row in rows))
         return InstanceRecord.table(rows)
 
     objects = pa.Table.from_pylist([vars(info) for info in fresh])
     num_blocks = max(1, len(fresh) // config.batch_size)
     dataset = ray.data.from_arrow(objects).repartition(num_blocks)
-    opened = dataset.map_batches(open_batch, batch_size=config.batch_size)
-    records = [InstanceRecord.from_row(row) for row in opened.iter_rows()]
+    with counted("index", len(fresh)) as counter:
+        opened = dataset.map_batches(open_batch, batch_size=config.batch_size)
+        records = [InstanceRecord.from_row(row) for row in opened.iter_rows()]
     if sorted(r.uri for r in records) != sorted(i.uri for i in fresh):
         raise CountError(f"{len(fresh)} objects went in, {len(records)} rows came out; nothing was written")
     return records

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import ray
 from pydantic import BaseModel, ConfigDict
+from ray.data import DataContext
 
 from sonoloop.jobs.config import RayConfig
 from sonoloop.platform.workspace import Store
@@ -80,15 +81,19 @@ def unfinished(workspace: Store, verb: str, key: str) -> Run | None:
 def ray_session(config: RayConfig) -> Iterator[None]:
     """Ray for the length of a job: the one already connected, the configured one, or an own one."""
     if ray.is_initialized():
+        _quiet_data()
         yield
         return
     address = config.address
+    if not _joins(address):
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # an own Ray on loopback, gone with the job
     ray.init(
         address=address,
         num_cpus=None if _joins(address) else config.num_cpus,
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
+    _quiet_data()
     try:
         yield
     finally:
@@ -107,3 +112,10 @@ def stage(name: str) -> Iterator[dict[str, int]]:
 
 def _joins(address: str | None) -> bool:
     return bool(address or os.environ.get("RAY_ADDRESS"))
+
+
+def _quiet_data() -> None:
+    """Ray Data's per-operator log lines give way to our own progress."""
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

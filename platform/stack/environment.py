@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shlex
 from pathlib import Path
@@ -79,7 +80,9 @@ def variables_of(planned: StackInfo) -> dict[str, str]:
     folder = planned.folder
     assigned = ports.recorded(folder)
     variables = _own_secrets(folder)
-    variables["NO_PROXY"] = variables["no_proxy"] = "127.0.0.1,localhost"
+    direct = [name for name in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",") if name]
+    loopback = ("127.0.0.1", "localhost")
+    variables["NO_PROXY"] = variables["no_proxy"] = ",".join(dict.fromkeys((*direct, *loopback)))
     if planned.s3_endpoint:
         keys = s3.load_or_create_keys(folder)
         variables["AWS_ACCESS_KEY_ID"] = keys.access_key
@@ -100,7 +103,8 @@ def variables_of(planned: StackInfo) -> dict[str, str]:
 def environment(folder: Path) -> dict[str, str]:
     """The variables under which our commands, and boto3, pyarrow and Ray, find the stack of ``folder``.
 
-    Secrets are in here and in the folder's private files, nowhere else.
+    Secrets are in here and in the folder's private files, nowhere else. Put them into ``os.environ`` before
+    the first ``import ray``: Ray 2.60 reads ``RAY_AUTH_MODE`` when its library loads and never again.
 
     Raises:
         ConfigError: no stack was started in ``folder``, or one of its secret files is damaged.

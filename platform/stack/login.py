@@ -1,8 +1,8 @@
 """A personal access token of Label Studio, without a browser.
 
 The way a person's browser goes: CSRF cookie, login form, ``POST /api/token/``. The token is a refresh JWT
-that Label Studio shows once; while one is valid a second ``POST`` answers 409, so a token that was lost before
-it was written down is revoked first. Measured with Label Studio 1.23.
+that Label Studio shows once; while one is valid a second ``POST`` answers 409, so a token that was lost
+before it was written down is revoked first. Measured with Label Studio 1.23.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,15 +68,20 @@ def assign(folder: Path, names: tuple[str, ...], wanted: Mapping[str, int | None
     return ports
 
 
-def require_free(folder: Path, ports: Mapping[str, int]) -> None:
+def require_free(folder: Path, ports: Mapping[str, int], *, patience_s: float = 5) -> None:
     """Refuse to start a service whose ports somebody else holds.
+
+    A killed process is a zombie before the kernel has closed its sockets, so a busy port gets a little time.
 
     Raises:
         ConfigError: names the port and the ways out.
     """
+    deadline = time.monotonic() + patience_s
     for name, port in ports.items():
-        if not is_free(port):
-            raise ConfigError(
-                f"port in use: 127.0.0.1:{port}, wanted for {name}, is held by another program. Stop that "
-                f"program, ask for another port, or delete {folder / _FILE} to have free ones chosen"
-            )
+        while not is_free(port):
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"port in use: 127.0.0.1:{port}, wanted for {name}, is held by another program. Stop "
+                    f"that program, ask for another port, or delete {folder / _FILE} to have free ones chosen"
+                )
+            time.sleep(0.05)

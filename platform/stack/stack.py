@@ -182,10 +182,9 @@ def start(config: StackConfig, on_progress: OnProgress = _quiet) -> StackInfo:
     with locked(folder, timeout_s=config.timeout_s, on_progress=on_progress):
         assigned = _assign_ports(config, folder)
         planned = _plan(config, folder, assigned)
-        # Made before anything starts: all keys but Label Studio's token exist from here on.
-        first_boot = planned.labelstudio_url is not None and "LABEL_STUDIO_API_KEY" not in variables_of(
-            planned
-        )
+        # All keys but Label Studio's token are made here, before several threads could make them twice.
+        known = variables_of(planned)
+        first_boot = planned.labelstudio_url is not None and "LABEL_STUDIO_API_KEY" not in known
         starters = {c: _starter(c, config, planned, assigned, on_progress) for c in config.components}
         late = [starters.pop(Component.RAY)] if first_boot and Component.RAY in starters else []
         _together(list(starters.values()))

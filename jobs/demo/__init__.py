@@ -1,0 +1,1 @@
+"""The loop on one machine: phantoms in S3, drafts, a scripted reader, a better model, before and after."""

@@ -1,0 +1,64 @@
+"""Round 0 beside round 1 against the truth, on cases that no training ever saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from sonoloop.jobs.evaluate import described_draft
+from sonoloop.model.metrics import Described, Scores, num_edits, score
+from sonoloop.model.prompts import PROMPT_VERSION
+from sonoloop.platform.tables import read_drafts
+from sonoloop.platform.workspace import Store
+
+NOTHING = Described("", "", None, ())
+
+
+class Round(BaseModel):
+    """How one model's drafts stand against the truth."""
+
+    model_config = ConfigDict(frozen=True)
+    model_version: str
+    scores: Scores
+    edits_per_case: float
+
+
+class Comparison(BaseModel):
+    """Both rounds on the same cases."""
+
+    model_config = ConfigDict(frozen=True)
+    kind: str
+    before: Round
+    after: Round
+
+
+def compare(
+    workspace: Store, versions: tuple[str, str], truth: Mapping[str, Described], *, kind: str
+) -> Comparison:
+    """Score the drafts of two model versions on the cases of ``truth``.
+
+    Args:
+        workspace: Holds the drafts.
+        versions: The model of round 0 and of round 1.
+        truth: Case id to what is true of the case.
+        kind: What the cases have in common.
+    """
+    before, after = (_round(workspace, version, truth) for version in versions)
+    return Comparison(kind=kind, before=before, after=after)
+
+
+def drafts_of(workspace: Store, version: str, case_ids: list[str]) -> list[Described | None]:
+    """A version's drafts of these cases, ``None`` where it has none."""
+    found = read_drafts(workspace, model_version=version, prompt_version=PROMPT_VERSION)
+    by_case = {draft.case_id: draft for draft in found}
+    return [described_draft(by_case.get(case_id)) for case_id in case_ids]
+
+
+def _round(workspace: Store, version: str, truth: Mapping[str, Described]) -> Round:
+    drafts = drafts_of(workspace, version, list(truth))
+    references = list(truth.values())
+    edits = [num_edits(draft or NOTHING, true) for draft, true in zip(drafts, references, strict=True)]
+    return Round(
+        model_version=version, scores=score(drafts, references), edits_per_case=sum(edits) / len(edits)
+    )

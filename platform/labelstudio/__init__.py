@@ -1,0 +1,1 @@
+"""The Label Studio door: the labeling page, drafts on their way out, reviews on their way in."""

@@ -1,0 +1,272 @@
+"""The door to one Label Studio: project, image storage, tasks, predictions, annotations.
+
+Label Studio has no idempotency keys: the same import twice makes two of everything. So every write here
+first asks what is there, and a write whose fate is unknown is followed by asking again (`upload`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from sonoloop.platform.errors import ServiceError
+from sonoloop.platform.labelstudio.answers import Project, SeenAnnotation, SeenTask
+from sonoloop.platform.labelstudio.config import LabelStudioConfig
+from sonoloop.platform.labelstudio.http import Connection
+from sonoloop.platform.labelstudio.page import page_hash
+from sonoloop.platform.labelstudio.regions import Region
+
+logger = logging.getLogger(__name__)
+
+A = TypeVar("A", bound=BaseModel)
+_DESCRIPTION = "Drafts and reviews of sonoloop; page {}"
+_STORAGE_TITLE = "sonoloop images"
+# A person who presses "Sync" on the storage would otherwise get one task per image.
+_SYNC_NOTHING = "^$"
+
+
+@dataclass(frozen=True)
+class ImageStorage:
+    """The S3 place from which Label Studio shows images; without keys it uses its own role."""
+
+    bucket: str
+    prefix: str
+    endpoint: str | None = None
+    region: str | None = None
+    access_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+
+    def body(self, config: LabelStudioConfig) -> dict[str, Any]:
+        """As Label Studio's storage API takes it, keys in the clear."""
+        secrets = {
+            "aws_access_key_id": self.access_key,
+            "aws_secret_access_key": self.secret_key,
+            "aws_session_token": self.session_token,
+        }
+        return {
+            "title": _STORAGE_TITLE,
+            "bucket": self.bucket,
+            "prefix": self.prefix,
+            "s3_endpoint": config.s3_endpoint or self.endpoint,
+            "region_name": self.region,
+            "regex_filter": _SYNC_NOTHING,
+            "use_blob_urls": True,
+            "presign": config.presign,
+            "presign_ttl": config.presign_minutes,
+            **{name: secret.get_secret_value() for name, secret in secrets.items() if secret is not None},
+        }
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Tasks changed since a mark, read page by page, and the mark for the next pull."""
+
+    mark: datetime
+    tasks: Iterator[SeenTask]
+
+
+def _parse(model: type[A], value: Any, what: str) -> A:
+    try:
+        return model.model_validate(value)
+    except ValidationError as err:
+        places = sorted({".".join(map(str, item["loc"])) for item in err.errors()})
+        raise ServiceError(
+            f"Label Studio's answer for {what} cannot be read in: {', '.join(places)}"
+        ) from err
+
+
+def _same_page(one: str, other: str) -> bool:
+    try:
+        return ET.canonicalize(one, strip_text=True) == ET.canonicalize(other, strip_text=True)
+    except ET.ParseError:
+        return False
+
+
+def _filter(name: str, operator: str, value: Any, kind: str) -> dict[str, Any]:
+    return {"filter": f"filter:tasks:{name}", "operator": operator, "value": value, "type": kind}
+
+
+class LabelStudioDoor:
+    """One Label Studio, logged in; use as a context manager or `close` it.
+
+    Every method raises `ServiceError` where the server does not answer, refuses the key or refuses the call.
+    """
+
+    def __init__(self, config: LabelStudioConfig, key: SecretStr) -> None:
+        self.config = config
+        self.connection = Connection(config.url, key, timeout_s=config.timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the sockets back."""
+        self.connection.close()
+
+    # --- project and storage ---
+
+    def find_project(self, title: str) -> Project | None:
+        """The project with exactly this title, the oldest where there are several."""
+        include = ",".join(Project.model_fields)
+        answer = self.connection.get("/api/projects/", title=title, page_size=1000, include=include)
+        projects = [_parse(Project, item, "a project") for item in answer["results"]]
+        same = [project for project in projects if project.title == title]
+        return min(same, key=lambda project: project.id) if same else None
+
+    def ensure_project(self, title: str, page: str) -> Project:
+        """The project, created if absent; its page is renewed only when ours has changed.
+
+        A page that somebody customised in Label Studio is left as it is until then.
+
+        Raises:
+            ServiceError: a project of this title is somebody else's.
+        """
+        found = self.find_project(title)
+        if found is None:
+            return self._create_project(title, page)
+        description = _DESCRIPTION.format(page_hash(page))
+        if found.description == description or _same_page(found.label_config, page):
+            return found
+        is_ours = (found.description or "").startswith(_DESCRIPTION.format(""))
+        if found.task_number and not is_ours:
+            raise ServiceError(
+                f"Label Studio's project {title!r} holds tasks on a page that is not ours; "
+                "choose another title"
+            )
+        body = {"label_config": page, "description": description}
+        answer = self.connection.write("PATCH", f"/api/projects/{found.id}/", body)
+        logger.info("the page of project %d was renewed", found.id)
+        return _parse(Project, answer, "the project")
+
+    def _create_project(self, title: str, page: str) -> Project:
+        body = {
+            "title": title,
+            "label_config": page,
+            "description": _DESCRIPTION.format(page_hash(page)),
+            "show_collab_predictions": True,  # what Label Studio calls "use predictions to prelabel tasks"
+            "maximum_annotations": 1,
+        }
+        created = _parse(Project, self.connection.write("POST", "/api/projects/", body), "the project")
+        first = self.find_project(title)
+        if first is None or first.id == created.id:
+            return created
+        # Another push made the same project in the same moment: the older one stays.
+        self.connection.write("DELETE", f"/api/projects/{created.id}/")
+        return first
+
+    def use_version(self, project_id: int, version_name: str) -> None:
+        """Prefill the labeling stream from this model version.
+
+        Label Studio prefills from one version only: tasks without a prediction of it open empty there.
+        """
+        self.connection.write("PATCH", f"/api/projects/{project_id}/", {"model_version": version_name})
+
+    def ensure_storage(self, project_id: int, storage: ImageStorage) -> int:
+        """Attach the images, or bring the attached storage up to date; returns its id.
+
+        Raises:
+            ServiceError: Label Studio cannot reach the bucket, or finds nothing under the prefix.
+        """
+        known = self.connection.get("/api/storages/s3/", project=project_id)
+        same = [item["id"] for item in known if item.get("title") == _STORAGE_TITLE]
+        body = {"project": project_id, **storage.body(self.config)}
+        try:
+            if same:
+                self.connection.write("PATCH", f"/api/storages/s3/{same[0]}", body)
+                return int(same[0])
+            return int(self.connection.write("POST", "/api/storages/s3/", body)["id"])
+        except ServiceError as err:
+            raise ServiceError(
+                f"Label Studio cannot use s3://{storage.bucket}/{storage.prefix} for images: check the "
+                "bucket, the keys, that the prefix holds images, and that Label Studio reaches the S3 endpoint "
+                f"(its own guard refuses loopback addresses unless told otherwise). {err}"
+            ) from err
+
+    # --- reading ---
+
+    def _page(self, project_id: int, filters: list[dict[str, Any]], last_id: int) -> list[SeenTask]:
+        # By id, not by page number: tasks that come or go meanwhile cannot shift others out of sight.
+        beyond = _filter("id", "greater", last_id, "Number")
+        query = {
+            "filters": {"conjunction": "and", "items": [beyond, *filters]},
+            "ordering": ["tasks:id"],
+        }
+        answer = self.connection.get(
+            "/api/tasks/",
+            project=project_id,
+            page_size=self.config.page_size,
+            fields="all",
+            resolve_uri="false",
+            query=json.dumps(query),
+        )
+        return [_parse(SeenTask, task, "a task") for task in answer["tasks"]]
+
+    def _tasks(self, project_id: int, filters: list[dict[str, Any]]) -> Iterator[SeenTask]:
+        last_id = 0
+        while tasks := self._page(project_id, filters, last_id):
+            yield from tasks
+            if len(tasks) < self.config.page_size:
+                return
+            last_id = tasks[-1].id
+
+    def all_tasks(self, project_id: int) -> Iterator[SeenTask]:
+        """Every task with its predictions and annotations, by ascending id."""
+        return self._tasks(project_id, [])
+
+    def tasks_of(self, project_id: int, case_ids: Sequence[str]) -> list[SeenTask]:
+        """The tasks of some cases, with everything on them; absent cases are simply not there."""
+        if not case_ids:
+            return []
+        return list(self._tasks(project_id, [_filter("data.case_id", "in_list", list(case_ids), "List")]))
+
+    def changes(self, project_id: int, since: datetime | None) -> Changes:
+        """Tasks on which anything happened since a mark: a new or edited annotation, a new prediction.
+
+        The look back by ``overlap_s`` repeats some annotations; rows named by annotation id and
+        ``updated_at`` take care of that.
+
+        Args:
+            project_id: The project.
+            since: The mark of the pull before; ``None`` for everything.
+        """
+        mark = self.connection.server_time()
+        filters = []
+        if since is not None:
+            begin = since.astimezone(UTC) - timedelta(seconds=self.config.overlap_s)
+            text = begin.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            filters.append(_filter("updated_at", "greater", text, "Datetime"))
+        return Changes(mark, self._tasks(project_id, filters))
+
+    # --- writing ---
+
+    def create_annotation(
+        self,
+        task_id: int,
+        result: Sequence[Region],
+        *,
+        parent_prediction: int | None,
+        lead_time_s: float | None = None,
+    ) -> int:
+        """Submit an annotation as the key's owner, as a reader that is a program does; returns its id."""
+        body = {
+            "result": list(result),
+            "parent_prediction": parent_prediction,
+            "lead_time": lead_time_s,
+        }
+        answer = self.connection.write("POST", f"/api/tasks/{task_id}/annotations/", body)
+        return _parse(SeenAnnotation, answer, "the annotation").id
+
+    def update_annotation(self, annotation_id: int, result: Sequence[Region]) -> None:
+        """Replace what an annotation says."""
+        self.connection.write("PATCH", f"/api/annotations/{annotation_id}/", {"result": list(result)})

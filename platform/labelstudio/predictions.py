@@ -1,0 +1,94 @@
+"""From a draft to a Label Studio task and prediction, checked against the page before anything is sent."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TypedDict
+
+from label_studio_sdk.label_interface import LabelInterface
+
+from sonoloop.platform.labelstudio.page import build_page
+from sonoloop.platform.labelstudio.regions import PageContent, Region, regions_of
+from sonoloop.platform.records import CaseRecord, DraftRecord
+
+UNKNOWN = "not known"
+
+
+class TaskData(TypedDict):
+    """A task's ``data``: what the page shows beside the form. It holds no identifier but the case's."""
+
+    case_id: str
+    images: list[str]
+    organ_hint: str
+    scanner: str
+
+
+class Prediction(TypedDict):
+    """A prediction as the import takes it."""
+
+    model_version: str
+    score: float | None
+    result: list[Region]
+
+
+def task_data(case: CaseRecord, workspace_uri: str) -> TaskData:
+    """The task of a case.
+
+    Args:
+        case: The case; its images keep their order, which boxes count on.
+        workspace_uri: ``s3://bucket/prefix`` under which the image keys lie.
+    """
+    return {
+        "case_id": case.case_id,
+        "images": [f"{workspace_uri.rstrip('/')}/{image.image_key}" for image in case.images],
+        "organ_hint": case.organ_hint or UNKNOWN,
+        "scanner": case.scanner or UNKNOWN,
+    }
+
+
+def version_name(model_version: str, prompt_version: str) -> str:
+    """A prediction's ``model_version``: ``<name>/<version>@<prompt version>``."""
+    return f"{model_version}@{prompt_version}"
+
+
+def model_version_of(name: str) -> str:
+    """Inverse of `version_name`, without the prompt; other names come back whole."""
+    return name.rpartition("@")[0] or name
+
+
+@lru_cache(maxsize=1)
+def _interface() -> LabelInterface:
+    return LabelInterface(build_page())
+
+
+def _check(prediction: Prediction, case_id: str) -> None:
+    interface = _interface()
+    if not interface.validate_prediction(prediction, return_errors=True):
+        return
+    # Only names leave here: Label Studio's own messages quote the values.
+    wrong = {r["from_name"] for r in prediction["result"] if interface.validate_region(r, return_errors=True)}
+    names = ", ".join(sorted(wrong)) or "score"
+    raise ValueError(f"the prediction of case {case_id} does not fit the labeling page in: {names}")
+
+
+def prediction_of(draft: DraftRecord) -> Prediction:
+    """The prediction that shows a draft.
+
+    Raises:
+        ValueError: the record is a rejection, or a value does not fit the page (names case and control).
+    """
+    if draft.status != "draft":
+        raise ValueError(f"case {draft.case_id} was rejected; it has no prediction")
+    content = PageContent(
+        findings=draft.findings or "",
+        impression=draft.impression or "",
+        entities=draft.parsed_entities(),
+        boxes=draft.boxes,
+    )
+    prediction: Prediction = {
+        "model_version": version_name(draft.model_version, draft.prompt_version),
+        "score": draft.confidence,
+        "result": regions_of(content),
+    }
+    _check(prediction, draft.case_id)
+    return prediction

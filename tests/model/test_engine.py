@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+from sonoloop.model import nano
+from sonoloop.model.chat import ChatMessage
+from sonoloop.model.decoding import Decoder
+from sonoloop.model.engine import Draft, EngineConfig, TransformersEngine
+from sonoloop.model.processor import PreparedCase
+from sonoloop.platform.errors import Reason, RejectedError
+
+NoiseCase = Callable[..., PreparedCase]
+CPU = EngineConfig(device="cpu", dtype="float32", max_report_tokens=192)
+
+
+@pytest.fixture(scope="module")
+def engine() -> TransformersEngine:
+    return TransformersEngine(nano.folder(), CPU)
+
+
+@pytest.fixture(scope="module")
+def cases(noise_case: NoiseCase) -> list[PreparedCase]:
+    return [
+        noise_case(0),
+        noise_case(1, num_images=2),
+        noise_case(2, organ="thyroid"),
+        noise_case(3, organ=None, num_images=3),
+        noise_case(4, organ="liver"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def together(engine: TransformersEngine, cases: list[PreparedCase]) -> list[Draft | RejectedError]:
+    return engine.draft(cases)
+
+
+def _plain(result: Draft | RejectedError) -> object:
+    """What must not depend on the batch; confidence is compared apart, within rounding."""
+    if isinstance(result, RejectedError):
+        return (result.reason, result.detail)
+    return replace(result, confidence=0.0)
+
+
+def test_every_case_gets_one_answer_in_order(
+    cases: list[PreparedCase], together: Sequence[Draft | RejectedError]
+) -> None:
+    assert len(together) == len(cases)
+    drafts = [(case, draft) for case, draft in zip(cases, together, strict=True) if isinstance(draft, Draft)]
+    assert len(drafts) >= 3
+    for case, draft in drafts:
+        assert case.organ_hint in (None, draft.entities.organ)
+        assert 0 < draft.confidence <= 1
+        assert draft.num_tokens > 10
+        assert draft.findings
+        assert draft.impression
+
+
+def test_a_batch_drafts_each_case_as_if_it_were_alone(
+    engine: TransformersEngine, cases: list[PreparedCase], together: list[Draft | RejectedError]
+) -> None:
+    alone = [engine.draft([case])[0] for case in cases]
+    assert [_plain(result) for result in alone] == [_plain(result) for result in together]
+    for one, other in zip(alone, together, strict=True):
+        if isinstance(one, Draft) and isinstance(other, Draft):
+            assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+
+
+def test_drafting_twice_gives_the_same(
+    engine: TransformersEngine, cases: list[PreparedCase], together: list[Draft | RejectedError]
+) -> None:
+    assert [_plain(result) for result in engine.draft(cases)] == [_plain(result) for result in together]
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason"),
+    [
+        (lambda case: replace(case, pixel_values=case.pixel_values[:-1]), Reason.NOT_AN_IMAGE),
+        (lambda case: replace(case, pixel_values=np.full_like(case.pixel_values, np.nan)), Reason.NOT_AN_IMAGE),
+        (
+            lambda case: replace(
+                case, pixel_values=case.pixel_values[:0], image_grid_thw=case.image_grid_thw[:0]
+            ),
+            Reason.NO_PIXELS,
+        ),
+        (
+            lambda case: replace(
+                case,
+                pixel_values=np.tile(case.pixel_values, (200, 1)),
+                image_grid_thw=np.tile(case.image_grid_thw, (200, 1)),
+            ),
+            Reason.TOO_MANY_TOKENS,
+        ),
+    ],
+    ids=["cut-patches", "not-a-number", "no-image", "too-many-images"],
+)
+def test_a_poison_case_is_rejected_and_the_others_are_not_touched(
+    engine: TransformersEngine,
+    cases: list[PreparedCase],
+    together: list[Draft | RejectedError],
+    poison: Callable[[PreparedCase], PreparedCase],
+    reason: Reason,
+) -> None:
+    results = engine.draft([cases[0], poison(cases[1]), cases[2]])
+    assert isinstance(results[1], RejectedError)
+    assert results[1].reason is reason
+    assert [_plain(results[0]), _plain(results[2])] == [_plain(together[0]), _plain(together[2])]
+
+
+def test_a_batch_that_fails_as_a_whole_is_drafted_case_by_case(
+    engine: TransformersEngine,
+    cases: list[PreparedCase],
+    together: list[Draft | RejectedError],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generate = Decoder.generate
+
+    def short_of_memory(self: Decoder, prompts: Sequence[object], *args: object, **kwargs: object) -> object:
+        if len(prompts) > 1:
+            raise RuntimeError("out of memory")
+        return generate(self, prompts, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Decoder, "generate", short_of_memory)
+    assert [_plain(result) for result in engine.draft(cases[:2])] == [_plain(r) for r in together[:2]]
+
+
+def test_a_case_that_the_model_fails_on_may_be_tried_again(
+    engine: TransformersEngine, cases: list[PreparedCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> object:
+        raise RuntimeError("a kernel failed on patient text")
+
+    monkeypatch.setattr(Decoder, "generate", broken)
+    results = engine.draft(cases[:2])
+    assert all(isinstance(result, RejectedError) and result.retryable for result in results)
+    assert {result.reason for result in results if isinstance(result, RejectedError)} == {Reason.MODEL_FAILED}
+    assert "patient" not in str(results[0])
+
+
+def test_a_report_that_does_not_parse_is_rejected_without_its_text(
+    random_folder: Path, cases: list[PreparedCase]
+) -> None:
+    babbling = TransformersEngine(random_folder, CPU.model_copy(update={"max_report_tokens": 12}))
+    for result in babbling.draft(cases[:3]):
+        assert isinstance(result, RejectedError)
+        assert result.reason is Reason.INVALID_OUTPUT
+        assert not result.retryable
+        assert len(result.detail) < 150
+
+
+def test_an_empty_batch_has_an_empty_answer(engine: TransformersEngine) -> None:
+    assert engine.draft([]) == []
+
+
+def _question(text: str = "Write the report.") -> list[ChatMessage]:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 150), dtype=np.uint8))
+    return [
+        {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}
+    ]
+
+
+def test_a_streamed_answer_adds_up_to_the_whole_one(engine: TransformersEngine) -> None:
+    whole = engine.chat(_question(), max_new_tokens=40)
+    pieces = []
+    stream = engine.chat_stream(_question(), max_new_tokens=40)
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as stop:
+            streamed = stop.value
+            break
+    assert streamed == whole
+    assert "".join(pieces) == whole.text
+    assert 0 < whole.completion_tokens <= 40
+    assert whole.prompt_tokens > 10
+
+
+def test_an_answer_cut_at_the_limit_says_so(engine: TransformersEngine) -> None:
+    result = engine.chat(_question(), max_new_tokens=3)
+    assert (result.finish_reason, result.completion_tokens) == ("length", 3)
+
+
+def test_sampling_follows_the_seed(engine: TransformersEngine) -> None:
+    def say(seed: int) -> str:
+        return engine.chat(_question(), max_new_tokens=30, temperature=3.0, seed=seed).text
+
+    assert say(1) == say(1)
+    assert len({say(seed) for seed in range(4)}) > 1
+
+
+def test_closing_a_stream_stops_the_model(engine: TransformersEngine) -> None:
+    stream = engine.chat_stream(_question(), max_new_tokens=1500, temperature=50.0, seed=1)
+    next(stream)
+    stream.close()
+    start = time.monotonic()
+    engine.chat(_question(), max_new_tokens=1)  # waits for its turn
+    assert time.monotonic() - start < 2.0
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "assistant", "content": [{"type": "text", "text": "hello"}]}],
+        [{"role": "robot", "content": [{"type": "text", "text": "hello"}]}],
+        [{"role": "user", "content": [{"type": "image"}]}],
+    ],
+    ids=["empty", "not-the-users-turn", "unknown-role", "image-without-picture"],
+)
+def test_a_conversation_of_another_form_is_refused(engine: TransformersEngine, messages: object) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        engine.chat_stream(messages)  # type: ignore[arg-type]
+
+
+def test_a_conversation_that_is_too_long_is_rejected(engine: TransformersEngine) -> None:
+    with pytest.raises(RejectedError) as caught:
+        engine.chat(_question("word " * 9000))
+    assert caught.value.reason is Reason.TOO_MANY_TOKENS
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(ValidationError):
+        EngineConfig(max_report_token=5)  # type: ignore[call-arg]
+
+
+def test_automatic_dtype_follows_the_device() -> None:
+    assert str(EngineConfig(device="cpu").resolved_dtype()) == "torch.float32"
+    assert str(EngineConfig(device="cuda").resolved_dtype()) == "torch.bfloat16"
