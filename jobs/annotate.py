@@ -76,11 +76,14 @@ def run_annotate(
     interrupted = unfinished(workspace, "annotate", key)
     rows: list[DraftRecord] = []
     seconds = 0.0
+    chosen = _undrafted(workspace, version, case_ids, retry_rejected)[:limit]
+    if interrupted is None and not chosen:
+        return _summary(version, [], seconds=0.0, resumed=False)
     with ray_session(config.ray):
         if interrupted is not None:
             progress.print(f"annotate: continuing interrupted run {interrupted.run_id}")
             rows, seconds = _draft(workspace, config, interrupted, version)
-        chosen = _undrafted(workspace, version, case_ids, retry_rejected)[:limit]
+            chosen = _undrafted(workspace, version, case_ids, retry_rejected)[:limit]
         if chosen:
             fresh, taken = _draft(workspace, config, _begin(workspace, config, key, chosen), version)
             rows, seconds = rows + fresh, seconds + taken

@@ -170,36 +170,36 @@ class Drafter:
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> pa.Table:
         """Prepared cases in, one `DraftRecord` row per case out."""
-        results: dict[str, Draft | RejectedError] = {}
+        rows: dict[str, DraftRecord] = {}
         prepared: list[PreparedCase] = []
-        for case_id, case, rejection in zip(
-            batch["case_id"], batch["prepared"], batch["rejection"], strict=True
-        ):
+        columns = (batch["case_id"], batch["prepared"], batch["rejection"])
+        for case_id, case, rejection in zip(*columns, strict=True):
             if rejection is None:
                 prepared.append(pickle.loads(case))
             else:
                 reason, detail, retryable = pickle.loads(rejection)
-                results[case_id] = RejectedError(reason, detail, retryable=retryable)
-        num_unprepared = len(results)
-        drafted = self._engine.draft(prepared)
-        results.update({case.case_id: draft for case, draft in zip(prepared, drafted, strict=True)})
-        rows = [self._record(case_id, results[case_id]) for case_id in batch["case_id"]]
-        self._counter.add.remote(len(rows), sum(row.status == "rejected" for row in rows))
-        logger.debug("drafted %d, unprepared %d", len(prepared), num_unprepared)
-        return DraftRecord.table(rows)
+                rejected = RejectedError(reason, detail, retryable=retryable)
+                rows[case_id] = self._rejection(case_id, rejected, "prepare")
+        for done, result in zip(prepared, self._engine.draft(prepared), strict=True):
+            if isinstance(result, RejectedError):
+                rows[done.case_id] = self._rejection(done.case_id, result, "draft")
+            else:
+                rows[done.case_id] = self._draft(done.case_id, result)
+        self._counter.add.remote(len(rows), sum(row.status == "rejected" for row in rows.values()))
+        return DraftRecord.table([rows[case_id] for case_id in batch["case_id"]])
 
-    def _record(self, case_id: str, result: Draft | RejectedError) -> DraftRecord:
-        if isinstance(result, RejectedError):
-            stage = "prepare" if result.reason in (Reason.IMAGE_MISSING, Reason.STORAGE) else "draft"
-            return DraftRecord(
-                case_id=case_id,
-                status="rejected",
-                stage=stage,
-                reason=result.reason,
-                detail=result.detail,
-                retryable=result.retryable,
-                **self._stamp,
-            )
+    def _rejection(self, case_id: str, error: RejectedError, stage: str) -> DraftRecord:
+        return DraftRecord(
+            case_id=case_id,
+            status="rejected",
+            stage=stage,
+            reason=error.reason,
+            detail=error.detail,
+            retryable=error.retryable,
+            **self._stamp,
+        )
+
+    def _draft(self, case_id: str, result: Draft) -> DraftRecord:
         return DraftRecord(
             case_id=case_id,
             status="draft",

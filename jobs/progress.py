@@ -62,16 +62,16 @@ def _show_bar(title: str, total: int, counter: Any, stop: threading.Event) -> No
         TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rejected]} rejected"),
+        TextColumn("{task.fields[rejected]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=total, rejected=0)
+        task = bar.add_task(title, total=total, rejected="")
         running = True
         while running:
             running = not stop.wait(POLL_S)
             done, rejected = ray.get(counter.read.remote())
-            bar.update(task, completed=done, rejected=rejected)
+            bar.update(task, completed=done, rejected=f"{rejected} rejected" if rejected else "")
 
 
 def _show_lines(title: str, total: int, counter: Any, stop: threading.Event) -> None:
@@ -80,4 +80,5 @@ def _show_lines(title: str, total: int, counter: Any, stop: threading.Event) -> 
         done, rejected = ray.get(counter.read.remote())
         rate = done / (time.monotonic() - begin)
         left = f", about {(total - done) / rate:.0f} s left" if done else ", starting"
-        console.print(f"{title}: {done}/{total}, {rejected} rejected, {rate:.1f}/s{left}")
+        bad = f", {rejected} rejected" if rejected else ""
+        console.print(f"{title}: {done}/{total}{bad}, {rate:.1f}/s{left}")

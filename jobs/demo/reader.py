@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import cast
 
 from sonoloop.jobs.demo.progress import Steps
 from sonoloop.jobs.evaluate import described_draft
 from sonoloop.model.metrics import Described, iou
 from sonoloop.platform.labelstudio.client import LabelStudioDoor
 from sonoloop.platform.labelstudio.predictions import model_version_of
-from sonoloop.platform.labelstudio.regions import PageContent, corrected_regions
+from sonoloop.platform.labelstudio.regions import PageContent, Region, corrected_regions
 from sonoloop.platform.lexicon import Entities, LesionBox, Organ, field_values, fields
 from sonoloop.platform.records import DraftRecord
 
@@ -67,7 +68,7 @@ def read_tasks(
         if draft is None:
             continue
         content = correct(draft, truth[case_id], seed=f"reader-{case_id}")
-        regions = corrected_regions(content, prediction.result)
+        regions = corrected_regions(content, cast("tuple[Region, ...]", prediction.result))
         num_edits = sum(region.get("origin") != "prediction" for region in regions)
         door.create_annotation(
             task.id,
@@ -103,5 +104,5 @@ def _boxes(drafted: tuple[LesionBox, ...], true: tuple[LesionBox, ...]) -> tuple
     kept = []
     for box in true:
         near = [d for d in drafted if d.image_index == box.image_index and iou(d, box) >= KEEP_BOX_IOU]
-        kept.append(max(near, key=lambda d, box=box: iou(d, box)) if near else box)
+        kept.append(near[0] if near else box)
     return tuple(kept)

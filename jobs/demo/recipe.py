@@ -8,38 +8,40 @@ those of round 0 on cases that no training ever saw.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import BaseModel
-from rich.table import Table
+from sonoloop.platform.phantoms.archive import PhantomConfig
 
 from sonoloop.jobs.annotate import run_annotate
-from sonoloop.jobs.config import Config
+from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.demo.archive import read_truth, write_archive
 from sonoloop.jobs.demo.ask import served_answer
-from sonoloop.jobs.demo.comparison import Comparison
+from sonoloop.jobs.demo.closing import DemoSummary, compare_kinds, draw_pictures, show_closing
 from sonoloop.jobs.demo.progress import Steps
+from sonoloop.jobs.demo.reader import read_tasks
 from sonoloop.jobs.evaluate import run_evaluate
 from sonoloop.jobs.finetune import run_finetune
 from sonoloop.jobs.index import run_index
 from sonoloop.jobs.init import run_init
 from sonoloop.jobs.labelstudio import open_project
 from sonoloop.jobs.output import JsonOption
+from sonoloop.jobs.promote import run_promote
 from sonoloop.jobs.pull import run_pull
 from sonoloop.jobs.push import run_push
 from sonoloop.jobs.runs import ray_session
+from sonoloop.model.metrics import Described
+from sonoloop.platform.errors import GateRefusedError
 from sonoloop.platform.identity import pseudonym_key
 from sonoloop.platform.stack import StackConfig, StackInfo, environment, start
-from sonoloop.platform.tables import current_reviews, read_cases
-from sonoloop.platform.workspace import Store, store_of
+from sonoloop.platform.tables import current_reviews, read_cases, read_drafts
+from sonoloop.platform.workspace import S3Config, Store, store_of
 
 NUM_STEPS = 14
-NEW_KIND, KNOWN_KIND = "liver and kidney, new to the model", "breast and thyroid, known"
-NEW_ORGANS = ("liver", "kidney")
-NUM_SHOWN = 6
-"""Cases on the contact sheet."""
 
 
 class DemoConfig(BaseModel):
@@ -51,17 +53,6 @@ class DemoConfig(BaseModel):
     num_reviewed_again: int = 40
     seed: int = 7
     epochs: int = 10
-
-
-class DemoSummary(BaseModel):
-    """What the demo measured; also written to ``summary.json``."""
-
-    cases: int
-    reviewed: int
-    promoted: bool
-    rounds: list[Comparison]
-    edits_per_case: dict[str, float]
-    seconds: dict[str, float]
 
 
 def demo(
@@ -151,8 +142,8 @@ def _loop(
     with steps.step("compare both rounds on cases never trained on"):
         fresh = {case_id: truth[case_id] for case_id in sorted(unreviewed & truth.keys())}
         versions = (first, trained.challenger)
-        rounds = _compare(workspace, versions, fresh, cases)
-        _draw(output, workspace, versions, rounds, fresh, cases)
+        rounds = compare_kinds(workspace, versions, fresh, cases)
+        draw_pictures(output, workspace, versions, rounds, fresh, cases)
     summary = DemoSummary(
         cases=len(cases),
         reviewed=len(reviewed),
@@ -165,7 +156,7 @@ def _loop(
         seconds=steps.seconds,
     )
     (output / "summary.json").write_text(summary.model_dump_json(indent=2))
-    _close(summary, info, output)
+    show_closing(summary, info, output)
     return summary
 
 
@@ -223,69 +214,5 @@ def _edits(workspace: Store, case_ids: set[str]) -> float:
     return sum(changed) / len(changed) if changed else 0.0
 
 
-def _compare(
-    workspace: Store,
-    versions: tuple[str, str],
-    truth: Mapping[str, Described],
-    cases: Mapping[str, CaseRecord],
-) -> list[Comparison]:
-    new = {key: true for key, true in truth.items() if cases[key].organ_hint in NEW_ORGANS}
-    known = {key: true for key, true in truth.items() if key not in new}
-    kinds = ((NEW_KIND, new), (KNOWN_KIND, known))
-    return [compare(workspace, versions, chosen, kind=kind) for kind, chosen in kinds if chosen]
-
-
 def _phantoms(size: DemoConfig) -> PhantomConfig:
     raise AssertionError  # filled in once the phantoms' interface stands
-
-
-def _draw(
-    output: Path,
-    workspace: Store,
-    versions: tuple[str, str],
-    rounds: list[Comparison],
-    truth: Mapping[str, Described],
-    cases: Mapping[str, CaseRecord],
-) -> None:
-    shown = [key for key, true in truth.items() if true.boxes and cases[key].organ_hint in NEW_ORGANS]
-    shown = shown[:NUM_SHOWN]
-    before, after = (drafts_of(workspace, version, shown) for version in versions)
-    chosen = [cases[key] for key in shown]
-    draw_contact_sheet(output / "cases.png", workspace, chosen, [truth[key] for key in shown], before, after)
-    draw_rounds(output / "rounds.png", rounds)
-
-
-def _close(summary: DemoSummary, info: StackInfo, output: Path) -> None:
-    """The closing table and what to look at next."""
-    table = Table(title="Round 0 beside round 1, against the truth, on cases never trained on")
-    for heading in ("cases", "figure", "round 0", "round 1"):
-        table.add_column(heading, justify="left" if heading in ("cases", "figure") else "right")
-    for item in summary.rounds:
-        for name, before, after in _figures(item):
-            table.add_row(
-                f"{item.kind} (n={item.before.scores.num_cases})", name, f"{before:.3f}", f"{after:.3f}"
-            )
-        table.add_section()
-    before, after = summary.edits_per_case["round 0"], summary.edits_per_case["round 1"]
-    table.add_row(
-        "read in Label Studio (simulated reader)", "edits per case", f"{before:.2f}", f"{after:.2f}"
-    )
-    progress.print(table)
-    progress.print(
-        f"pictures and figures: {output}/cases.png, {output}/rounds.png, {output}/summary.json\n"
-        f"the reviewed tasks: {info.labelstudio_url} (login: {info.labelstudio_account_file})\n"
-        f"the workspace: . {info.env_file} && sonoloop status --config {output}/sonoloop.toml\n"
-        f"undo the promotion: sonoloop promote --rollback --config {output}/sonoloop.toml\n"
-        f"stop the stack: sonoloop down --folder {info.folder}"
-    )
-
-
-def _figures(item: Comparison) -> list[tuple[str, float, float]]:
-    before, after = item.before, item.after
-    return [
-        ("entity macro-F1", before.scores.entity_macro_f1, after.scores.entity_macro_f1),
-        ("BLEU-1", before.scores.bleu_1, after.scores.bleu_1),
-        ("ROUGE-L", before.scores.rouge_l, after.scores.rouge_l),
-        ("box IoU", before.scores.box_iou or 0.0, after.scores.box_iou or 0.0),
-        ("fields to edit per case", before.edits_per_case, after.edits_per_case),
-    ]

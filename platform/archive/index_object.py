@@ -28,6 +28,9 @@ class IndexConfig(BaseModel):
         default=False,
         description="accept objects without declared ultrasound regions; only for archives cleaned before",
     )
+    max_object_bytes: int = Field(
+        default=2**31, ge=1, description="a larger object is rejected before it is fetched"
+    )
     batch_size: int = Field(default=16, ge=1, description="objects per task")
 
 
@@ -38,10 +41,10 @@ def index_object(
 
     Never raises for a bad object: the rejection is the result.
     """
-    name = info.uri.removeprefix(archive.uri).lstrip("/")
+    name = info.uri.removeprefix(archive.uri_of()).lstrip("/")
     place = {"uri": info.uri, "etag": info.etag, "size_bytes": info.size_bytes, "indexed_at": now}
     try:
-        data = _fetch(archive, info)
+        data = _fetch(archive, info, max_bytes=config.max_object_bytes)
         instance = open_instance(data, name=name)
         images = _write_key_frames(instance, workspace=workspace, config=config, key=key)
     except RejectedError as err:
@@ -70,7 +73,11 @@ def index_object(
     )
 
 
-def _fetch(archive: Store, info: ObjectInfo) -> bytes:
+def _fetch(archive: Store, info: ObjectInfo, *, max_bytes: int) -> bytes:
+    if info.size_bytes > max_bytes:
+        raise RejectedError(
+            Reason.TOO_LARGE, f"{info.size_bytes} bytes, index.max_object_bytes is {max_bytes}"
+        )
     try:
         return archive.read_path(info.uri.removeprefix("s3://"))
     except (StorageError, FileNotFoundError) as err:

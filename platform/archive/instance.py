@@ -6,6 +6,7 @@ Decoding is pydicom's and Pillow's; identifiers live in this object only and lea
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-from pydicom.errors import InvalidDicomError
+from PIL import Image
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, pixel_array
 
+from sonoloop.platform.archive.codestream import codestream_size
 from sonoloop.platform.archive.organs import organ_from_text
 from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.lexicon import Organ
@@ -27,6 +29,8 @@ Frame = NDArray[np.uint8]
 MAX_FRAME_PIXELS = 64_000_000
 """A frame that claims more pixels is refused before anything is allocated."""
 MAX_FRAMES = 20_000
+PICTURE_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP")
+"""Pillow knows more, some of which start other programs (EPS)."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,9 @@ def _open_dicom(data: bytes) -> Instance:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom quotes header values in its warnings
             dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
-            return _from_dataset(dataset)
+            return _from_dataset(dataset, content=hashlib.sha256(data).hexdigest())
     except RejectedError:
         raise
-    except (InvalidDicomError, EOFError) as err:
-        raise RejectedError(Reason.UNREADABLE, "the DICOM header cannot be read") from err
     except (
         Exception
     ) as err:  # the parser meets arbitrary bytes; its message may quote them, the type does not
@@ -95,7 +97,10 @@ def _open_dicom(data: bytes) -> Instance:
         ) from None
 
 
-def _from_dataset(dataset: pydicom.Dataset) -> Instance:
+def _from_dataset(dataset: pydicom.Dataset, *, content: str) -> Instance:
+    """``content`` stands for identifiers that the header lacks: without it all such objects were one."""
+    if not len(dataset):
+        raise RejectedError(Reason.TRUNCATED, "the object ends before its first element does")
     modality = str(dataset.get("Modality", ""))
     if modality not in ("US", "IVUS"):
         raise RejectedError(Reason.NOT_ULTRASOUND, "expected modality US, found another or none")
@@ -103,16 +108,20 @@ def _from_dataset(dataset: pydicom.Dataset) -> Instance:
         raise RejectedError(Reason.NO_PIXELS, "the object has no PixelData; it may be cut off")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     num_frames = int(dataset.get("NumberOfFrames") or 1)
-    if rows * columns > MAX_FRAME_PIXELS or not 1 <= num_frames <= MAX_FRAMES or rows * columns == 0:
+    if rows * columns == 0:
+        raise RejectedError(Reason.NO_PIXELS, f"claims {rows} x {columns} pixels")
+    if rows * columns > MAX_FRAME_PIXELS or not 1 <= num_frames <= MAX_FRAMES:
         raise RejectedError(Reason.TOO_LARGE, f"claims {rows} x {columns} pixels, {num_frames} frames")
     names = (
         str(dataset.get(key, "")) for key in ("BodyPartExamined", "StudyDescription", "SeriesDescription")
     )
     maker = " ".join(str(dataset.get(key, "")) for key in ("Manufacturer", "ManufacturerModelName")).strip()
+    instance_uid = str(dataset.get("SOPInstanceUID") or content)
+    study_id = str(dataset.get("StudyInstanceUID") or instance_uid)
     return Instance(
-        study_id=str(dataset.get("StudyInstanceUID", "") or dataset.get("SOPInstanceUID", "")),
-        patient_id=str(dataset.get("PatientID", "") or dataset.get("StudyInstanceUID", "")),
-        instance_uid=str(dataset.get("SOPInstanceUID", "")),
+        study_id=study_id,
+        patient_id=str(dataset.get("PatientID") or study_id),
+        instance_uid=instance_uid,
         modality=modality,
         transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID", "")),
         num_frames=num_frames,
@@ -140,25 +149,46 @@ def _dicom_frame(dataset: pydicom.Dataset, index: int) -> Frame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as above
+            _refuse_other_size(dataset, index)
             pixels = pixel_array(dataset, index=index)
             if dataset.PhotometricInterpretation == "PALETTE COLOR":
                 pixels = apply_color_lut(pixels, dataset)
+            eight = to_uint8(pixels)
+    except RejectedError:
+        raise
     except Exception as err:  # every codec raises its own; the type says enough and quotes nothing
         raise RejectedError(
             Reason.TRUNCATED, f"frame {index} cannot be decoded ({type(err).__name__})"
         ) from None
-    eight = to_uint8(pixels)
     return 255 - eight if dataset.PhotometricInterpretation == "MONOCHROME1" else eight
+
+
+def _refuse_other_size(dataset: pydicom.Dataset, index: int) -> None:
+    """Refuse a compressed frame that claims another size than the header, before it is decoded."""
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    num_frames = int(dataset.get("NumberOfFrames") or 1)
+    frame = get_frame(dataset.PixelData, index, extended_offsets=offsets, number_of_frames=num_frames)
+    found, expected = codestream_size(frame), (dataset.Rows, dataset.Columns)
+    if found is not None and found != expected:
+        raise RejectedError(
+            Reason.UNREADABLE, f"frame {index} is {found} in size where the header says {expected}"
+        )
 
 
 def _open_picture(data: bytes, name: str) -> Instance:
     try:
-        picture = Image.open(io.BytesIO(data))
-        width, height = picture.size
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as err:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's quote tags
+            picture = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
+    except Exception as err:  # arbitrary bytes, as above
         raise RejectedError(
             Reason.NOT_AN_IMAGE, f"expected DICOM or a picture ({type(err).__name__})"
         ) from None
+    width, height = picture.size
     if width * height > MAX_FRAME_PIXELS:
         raise RejectedError(Reason.TOO_LARGE, f"claims {height} x {width} pixels")
     case_name = name.rpartition("/")[0] or name
@@ -180,17 +210,19 @@ def _open_picture(data: bytes, name: str) -> Instance:
 
 def _picture_frame(picture: Image.Image) -> Frame:
     try:
-        if picture.mode.startswith(("I", "F")):
-            return to_uint8(np.asarray(picture))
-        return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
-    except OSError as err:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as above
+            if picture.mode.startswith(("I", "F")):
+                return to_uint8(np.asarray(picture))
+            return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+    except Exception as err:  # a broken chunk raises SyntaxError, others OSError, ValueError, struct.error
         raise RejectedError(
             Reason.TRUNCATED, f"the picture cannot be decoded ({type(err).__name__})"
         ) from None
 
 
 def to_uint8(pixels: NDArray[np.generic]) -> Frame:
-    """Bring pixels of any depth to uint8; more than 8 bits are scaled by the frame's own range.
+    """Bring pixels of any depth to uint8; more than 8 bits are scaled by the frame's own range, NaN is 0.
 
     Args:
         pixels: ``(rows, columns)`` or ``(rows, columns, 3)``, any integer or float dtype.
@@ -198,5 +230,6 @@ def to_uint8(pixels: NDArray[np.generic]) -> Frame:
     if pixels.dtype == np.uint8:
         return pixels.astype(np.uint8, copy=False)
     values = pixels.astype(np.float32)
+    values[~np.isfinite(values)] = 0
     low, high = float(values.min()), float(values.max())
     return np.asarray((values - low) * (255.0 / max(high - low, 1e-6)), dtype=np.uint8)

@@ -189,8 +189,8 @@ class LabelStudioDoor:
         except ServiceError as err:
             raise ServiceError(
                 f"Label Studio cannot use s3://{storage.bucket}/{storage.prefix} for images: check the "
-                "bucket, the keys, that the prefix holds images, and that Label Studio reaches the S3 endpoint "
-                f"(its own guard refuses loopback addresses unless told otherwise). {err}"
+                "bucket, the keys, that the prefix holds images, and that Label Studio reaches the S3 "
+                f"endpoint (its own guard refuses loopback addresses unless told otherwise). {err}"
             ) from err
 
     # --- reading ---

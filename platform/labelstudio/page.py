@@ -36,6 +36,9 @@ _STYLE = """
 .sl-form h4, .sl-form h5, .sl-form h6 { margin: 6px 0 2px !important; font-size: 13px; line-height: 18px; }
 .sl-form .lsf-text-area { margin-top: 0 !important; }
 .sl-form .lsf-text-area > div { margin-bottom: 4px !important; }
+.sl-form .lsf-textarea__actions { opacity: 0.75; pointer-events: auto; }
+.sl-form .lsf-textarea__region:not(:hover) [aria-label="Delete Region"] { visibility: hidden; }
+.sl-form textarea { min-height: 72px; }
 .sl-row { display: grid; grid-template-columns: 104px 1fr; border-top: 1px solid rgba(128,128,128,0.25); }
 .sl-row .lsf-choices { margin: 0; padding: 2px 0; display: flex; flex-wrap: wrap; gap: 0 4px; }
 .sl-row .lsf-choice, .sl-row .lsf-choice__item { margin: 0; padding: 0; min-height: 0; }

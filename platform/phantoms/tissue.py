@@ -9,7 +9,6 @@ from sonoloop.platform.phantoms.view import Float, Shift, View
 
 FLUID_DB = -45.0
 """Echo level of fluid: below every machine's dynamic range."""
-_STAMP = 6
 
 
 class Tissue:
@@ -48,19 +47,38 @@ class Tissue:
         """A soft line ``(S, B)``, 0..1, where ``depth`` (signed distance, mm) passes through zero."""
         return np.clip(1.5 - np.abs(depth) * np.float32(3 / thickness_mm), 0, 1)
 
-    def stamp(self, x_mm: float, z_mm: float, size_mm: float, amplitude: float) -> None:
-        """Add a small bright reflector, a Gaussian with deviation ``size_mm``; outside the view nothing."""
-        point = np.float32(x_mm), np.float32(z_mm)
-        sample, beam = (int(round(float(v))) for v in self.view.to_grid(*map(np.asarray, point), self.shift))
-        rows = slice(max(sample - _STAMP, 0), max(sample + _STAMP + 1, 0))
-        columns = slice(max(beam - _STAMP, 0), max(beam + _STAMP + 1, 0))
-        target = self.specular[rows, columns]
-        if not target.size:
+    def stamp(
+        self, x_mm: float, z_mm: float, size_mm: float, amplitude: float, loss_db: float = 0.0
+    ) -> None:
+        """Add a bright reflector, a Gaussian of deviation ``size_mm``; outside the view nothing happens.
+
+        Args:
+            x_mm: Where, to the right of the probe's middle.
+            z_mm: Where, below the probe's face.
+            size_mm: Standard deviation in both directions.
+            amplitude: Coherent amplitude at its middle; soft tissue has 1.
+            loss_db: Shadow that it throws at its middle, two-way.
+        """
+        rows, columns, down_S, over_B = self._around(x_mm, z_mm, 3 * size_mm)
+        if not len(down_S) or not len(over_B):
             return
-        down = (np.arange(rows.start, rows.start + target.shape[0]) - sample) * self.view.sample_mm
-        over = (np.arange(columns.start, columns.start + target.shape[1]) - beam) * self.view.beam_mm
-        bump = np.exp(-0.5 * (np.square(down)[:, None] + np.square(over)) / size_mm**2)
-        np.maximum(target, (amplitude * bump).astype(np.float32), out=target)
+        bump = np.exp(-0.5 * (np.square(down_S)[:, None] + np.square(over_B)) / size_mm**2).astype(np.float32)
+        target = self.specular[rows, columns]
+        np.maximum(target, amplitude * bump, out=target)
+        per_step = loss_db * self.view.sample_mm / (size_mm * np.sqrt(2 * np.pi))
+        self.loss_db[rows, columns] += per_step * bump
+
+    def _around(self, x_mm: float, z_mm: float, reach_mm: float) -> tuple[slice, slice, Float, Float]:
+        """Grid window about a point and its offsets from it in mm, ``(rows,)`` and ``(columns,)``."""
+        sample, beam = self.view.to_grid(np.float32([x_mm]), np.float32([z_mm]), self.shift)
+        half = int(reach_mm / self.view.sample_mm) + 1, int(reach_mm / self.view.beam_mm) + 1
+        rows, columns = (
+            slice(min(max(round(float(place[0])) - reach, 0), size), max(round(float(place[0])) + reach + 1, 0))
+            for place, reach, size in zip((sample, beam), half, self.level_db.shape, strict=True)
+        )
+        down_S = (np.arange(self.level_db.shape[0])[rows] - sample) * self.view.sample_mm
+        over_B = (np.arange(self.level_db.shape[1])[columns] - beam) * self.view.beam_mm
+        return rows, columns, down_S.astype(np.float32), over_B.astype(np.float32)
 
     def _knots(self, along_mm: float, across_mm: float) -> tuple[int, int]:
         """Enough knots for every shift within the scatterers' margin."""

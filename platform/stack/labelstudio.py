@@ -178,9 +178,8 @@ def start(
     """
     address, title = url(assigned), "Label Studio"
     account = load_or_create_account(folder, config.username)
-    reused = processes.is_alive(processes.read(folder, NAME))
-    if not reused:
-        processes.stop(folder, NAME)
+
+    def launch() -> None:
         program = find_binary(config)
         ports.require_free(folder, {name: assigned[name] for name in PORT_NAMES})
         argv = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1"]
@@ -190,8 +189,15 @@ def start(
         )
         environment = _environment(folder, assigned, account)
         processes.spawn(folder, NAME, argv, env=environment, cwd=folder / "labelstudio")
-    processes.wait_until_works(
-        folder, NAME, title, lambda: _probe_health(address), timeout_s=timeout_s, on_progress=on_progress
+
+    reused = processes.bring_up(
+        folder,
+        NAME,
+        title,
+        launch=launch,
+        probe=lambda: _probe_health(address),
+        timeout_s=timeout_s,
+        on_progress=on_progress,
     )
     _ensure_token(folder, address, account)
     on_progress(f"{title}: {'already runs' if reused else 'ready'} at {address}")

@@ -33,6 +33,10 @@ _PROGRESS_EVERY_S = 5.0
 _children: dict[int, subprocess.Popen[bytes]] = {}  # ours, kept to reap them when they end
 
 
+class _EndedError(ServiceError):
+    """The process ended before it worked."""
+
+
 class ProcessRecord(BaseModel):
     """What a pid file says about one process."""
 
@@ -226,6 +230,36 @@ def stop(folder: Path, name: str, *, grace_s: float = 10.0) -> bool:
     return bool(running)
 
 
+def bring_up(
+    folder: Path,
+    name: str,
+    title: str,
+    *,
+    launch: Callable[[], None],
+    probe: Probe,
+    timeout_s: float,
+    on_progress: OnProgress,
+) -> bool:
+    """Have a service work: the recorded one if it lives, else a new one from ``launch``.
+
+    Returns:
+        Whether the recorded one was reused.
+
+    Raises:
+        ServiceError: as `wait_until_works`.
+    """
+    if is_alive(read(folder, name)):
+        try:
+            wait_until_works(folder, name, title, probe, timeout_s=timeout_s, on_progress=on_progress)
+            return True
+        except _EndedError:  # it was already dying: killed a moment ago
+            on_progress(f"{title}: the running one just ended")
+    stop(folder, name)
+    launch()
+    wait_until_works(folder, name, title, probe, timeout_s=timeout_s, on_progress=on_progress)
+    return False
+
+
 def wait_until_works(
     folder: Path, name: str, title: str, probe: Probe, *, timeout_s: float, on_progress: OnProgress
 ) -> None:
@@ -239,7 +273,7 @@ def wait_until_works(
     while (reason := probe()) is not None:
         waited_s = time.monotonic() - begin
         if not is_alive(record):
-            raise ServiceError(f"{title} ended while it started; its log {log} ends:\n{tail(log)}")
+            raise _EndedError(f"{title} ended while it started; its log {log} ends:\n{tail(log)}")
         if waited_s > timeout_s:
             raise ServiceError(
                 f"{title} did not answer within {timeout_s:.0f} s ({reason}); "

@@ -150,6 +150,19 @@ def _arguments(folder: Path, config: RayConfig, assigned: Mapping[str, int]) -> 
     return [str(find_binary()), *switches, *(f"--{name}={value}" for name, value in options.items())]
 
 
+def _head_environment(
+    folder: Path, assigned: Mapping[str, int], job_environment: Mapping[str, str]
+) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    merged = {**inherited, **job_environment, **environment(folder, assigned)}
+    del merged["RAY_ADDRESS"]  # `ray start --head` makes a cluster; jobs get theirs from the job server
+    # A job's `python` and `sonoloop` are the ones that the head's PATH finds.
+    merged["PATH"] = f"{find_binary().parent}:{os.environ.get('PATH', os.defpath)}"
+    merged["DASHBOARD_METRIC_PORT"] = str(assigned["ray-metrics"])
+    merged["AUTOSCALER_METRIC_PORT"] = str(assigned["ray-autoscaler-metrics"])
+    return merged
+
+
 def _probe(assigned: Mapping[str, int], token: str) -> str | None:
     headers = {"Authorization": f"Bearer {token}"}
     try:
@@ -190,27 +203,22 @@ def start(
         ServiceError: it does not start.
     """
     token = load_or_create_token(folder).read_text()
-    reused = processes.is_alive(processes.read(folder, NAME))
-    if not reused:
-        processes.stop(folder, NAME)
+
+    def launch() -> None:
         argv = _arguments(folder, config, assigned)
         ports.require_free(folder, {name: assigned[name] for name in PORT_NAMES})
         clear_temp_folder(folder)
         on_progress("Ray: starting")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        # A job's `python` and `sonoloop` are the ones that the head's PATH finds.
-        path = f"{argv[0].rpartition('/')[0]}:{os.environ.get('PATH', os.defpath)}"
-        own = {name: value for name, value in environment(folder, assigned).items() if name != "RAY_ADDRESS"}
-        metrics = {
-            "DASHBOARD_METRIC_PORT": str(assigned["ray-metrics"]),
-            "AUTOSCALER_METRIC_PORT": str(assigned["ray-autoscaler-metrics"]),
-        }
-        merged = {**inherited, **job_environment, **own, **metrics, "PATH": path}
-        merged.pop(
-            "RAY_ADDRESS", None
-        )  # `ray start --head` makes a cluster; jobs get theirs from the job server
-        processes.spawn(folder, NAME, argv, env=merged, cwd=Path.cwd())
-    processes.wait_until_works(
-        folder, NAME, "Ray", lambda: _probe(assigned, token), timeout_s=timeout_s, on_progress=on_progress
+        env = _head_environment(folder, assigned, job_environment)
+        processes.spawn(folder, NAME, argv, env=env, cwd=Path.cwd())
+
+    reused = processes.bring_up(
+        folder,
+        NAME,
+        "Ray",
+        launch=launch,
+        probe=lambda: _probe(assigned, token),
+        timeout_s=timeout_s,
+        on_progress=on_progress,
     )
     on_progress(f"Ray: {'already runs' if reused else 'ready'} at {address(assigned)}")

@@ -210,7 +210,8 @@ def stop(folder: Path, on_progress: OnProgress = _quiet, *, timeout_s: float = 6
     stopped = []
     with locked(folder, timeout_s=timeout_s, on_progress=on_progress):
         for component in reversed(Component):  # Ray first: its jobs use the others
-            if processes.stop(folder, component):
+            # 5 s: SeaweedFS drains idle client connections for longer than that, and survives KILL.
+            if processes.stop(folder, component, grace_s=5):
                 on_progress(f"{component}: stopped")
                 stopped.append(component)
         withdraw(folder)

@@ -132,3 +132,23 @@ def test_a_service_that_does_not_answer_is_reported_with_reason_and_log(tmp_path
 def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="no-such-program"):
         spawn(tmp_path, [str(tmp_path / "no-such-program")])
+
+
+def test_a_service_that_is_dying_when_found_is_started_again(tmp_path: Path) -> None:
+    dying = spawn(tmp_path, [sys.executable, "-c", "import time; time.sleep(0.5)"])
+    launched: list[processes.ProcessRecord] = []
+    try:
+        reused = processes.bring_up(
+            tmp_path,
+            "service",
+            "Thing",
+            launch=lambda: launched.append(spawn(tmp_path, SLEEP)),
+            probe=lambda: None if launched else "not yet",
+            timeout_s=20,
+            on_progress=lambda _: None,
+        )
+        assert reused is False
+        assert processes.is_alive(launched[0])
+        assert not processes.is_alive(dying)
+    finally:
+        processes.stop(tmp_path, "service")
