@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
 
 import click
 import typer
 
-from sonoloop.platform.errors import SonoloopError
+from sonoloop.platform.errors import ConfigError, SonoloopError
 
 GROUP = "sonoloop.commands"
 VERBS = {
@@ -47,25 +49,40 @@ def app() -> click.Group:
 
 def _deferred(verb: str, summary: str) -> click.Command:
     def run(arguments: tuple[str, ...]) -> None:
-        (entry,) = entry_points(group=GROUP, name=verb)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(verb, help=summary)(entry.load())
-        typer.main.get_command(single).main(
-            list(arguments), prog_name=f"sonoloop {verb}", standalone_mode=False
-        )
+        single.command(verb, help=summary)(_load(verb))
+        # Typer reports its own usage errors and exits; since 0.26 they are no longer click's classes.
+        typer.main.get_command(single).main(list(arguments), prog_name=f"sonoloop {verb}")
 
     passing = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
     argument = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
     return click.Command(verb, callback=run, params=[argument], help=summary, context_settings=passing)
 
 
+def _load(verb: str) -> Callable[..., None]:
+    (entry,) = entry_points(group=GROUP, name=verb)
+    try:
+        function: Callable[..., None] = entry.load()
+    except ModuleNotFoundError as err:
+        if (err.name or "sonoloop").startswith("sonoloop"):
+            raise
+        raise ConfigError(
+            f"`sonoloop {verb}` needs the package {err.name}; pip install 'sonoloop[demo]' brings all extras"
+        ) from err
+    return function
+
+
+def _log() -> None:
+    level = os.environ.get("SONOLOOP_LOG_LEVEL", "WARNING").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise ConfigError(f"SONOLOOP_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, got {level!r}")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
 def main() -> None:
     """Entry point of the console script. Exit codes are those of `sonoloop.platform.errors`."""
-    logging.basicConfig(
-        level=os.environ.get("SONOLOOP_LOG_LEVEL", "WARNING"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
     try:
+        _log()
         app().main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
@@ -78,6 +95,16 @@ def main() -> None:
     except SonoloopError as err:
         click.echo(f"error: {err}", err=True)
         sys.exit(err.exit_code)
+
+
+def _guard_own_ray() -> None:
+    """A Ray of this process's own listens on every interface: give it a token that nobody else has.
+
+    Before any verb loads, because Ray reads its authentication mode when it is first imported.
+    """
+    if "RAY_AUTH_MODE" not in os.environ and "RAY_ADDRESS" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 if __name__ == "__main__":

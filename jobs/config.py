@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from sonoloop.platform.labelstudio.config import LabelStudioConfig
 
 from sonoloop.model.engine import EngineConfig
 from sonoloop.platform.archive.index_object import IndexConfig
+from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.registry import ModelConfig
 from sonoloop.platform.settings import read_settings
 from sonoloop.platform.workspace import S3Config, Store, store_of
@@ -24,7 +24,7 @@ class RayConfig(Section):
     """Where the jobs run."""
 
     address: str | None = Field(
-        default=None, description="Ray address; RAY_ADDRESS or a Ray of this process's own when absent"
+        default=None, description="Ray address (set RAY_AUTH_MODE too); RAY_ADDRESS or an own Ray when absent"
     )
     num_cpus: int = Field(default=4, ge=3, description="logical CPUs of a Ray of this process's own")
 

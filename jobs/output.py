@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 ConfigOption = Annotated[str, typer.Option("--config", "-c", help="TOML file: a path or an s3:// URI.")]
@@ -25,7 +26,7 @@ def show(summary: BaseModel, *, title: str, as_json: bool) -> None:
         return
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in values.items():
-        table.add_row(name.replace("_", " "), _cell(value))
+        table.add_row(name.replace("_", " "), escape(_cell(value)))
     Console(highlight=False).print(table)
 
 

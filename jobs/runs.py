@@ -85,8 +85,6 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         yield
         return
     address = config.address
-    if not _joins(address):
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # an own Ray on loopback, gone with the job
     ray.init(
         address=address,
         num_cpus=None if _joins(address) else config.num_cpus,

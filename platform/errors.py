@@ -6,6 +6,7 @@ None of them ever carries patient text, pixels, prompts, payloads or keys.
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 
 
 class Reason(StrEnum):
@@ -92,6 +93,10 @@ class RejectedError(SonoloopError):
         self.reason = reason
         self.detail = detail
         self.retryable = retryable
+
+    def __reduce__(self) -> tuple[partial[RejectedError], tuple[Reason, str]]:
+        """Travel between Ray's processes, which the default cannot with a keyword argument."""
+        return partial(type(self), retryable=self.retryable), (self.reason, self.detail)
 
 
 class GateRefusedError(SonoloopError):

@@ -301,14 +301,26 @@ def parse_generated(text: str, *, num_images: int) -> tuple[Entities, tuple[Lesi
     A box without area says nothing and is left out.
 
     Raises:
-        ValueError: not JSON, outside the lexicon, or a box on an image that the case does not have.
+        ValueError: not JSON, outside the lexicon, boxes without a lesion, or a box on an image that the
+            case does not have.
     """
     payload = _load_object(text)
-    cells = payload.pop("boxes", [])
+    cells = _cells(payload.pop("boxes", []))
     boxes = tuple(LesionBox.from_grid(cell) for cell in cells if cell[1] != cell[3] and cell[2] != cell[4])
     if any(box.image_index >= num_images for box in boxes):
         raise ValueError(f"a box names an image beyond the case's {num_images}")
-    return _entities_from(payload), boxes
+    entities = _entities_from(payload)
+    if cells and entities.lesion != "present":
+        raise ValueError("no lesion is present but boxes are given")
+    return entities, boxes
+
+
+def _cells(written: object) -> list[list[int]]:
+    cells: list[Any] = written if isinstance(written, list) else [written]
+    for cell in cells:
+        if not isinstance(cell, list) or len(cell) != 5 or any(type(number) is not int for number in cell):
+            raise ValueError("boxes are a list of [image, left, top, right, bottom], whole numbers")
+    return cells
 
 
 def generated_text(entities: Entities, boxes: tuple[LesionBox, ...]) -> str:
@@ -333,9 +345,10 @@ def _load_object(text: str) -> dict[str, Any]:
 
 
 def _entities_from(payload: dict[str, Any]) -> Entities:
-    model = BY_ORGAN.get(payload.get("organ"))  # type: ignore[arg-type]
-    if model is None:
+    organ = payload.get("organ")
+    if organ not in ORGANS:
         raise ValueError("the organ is not in the lexicon")
+    model = BY_ORGAN[organ]
     try:
         return model.model_validate(payload)
     except ValidationError as err:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 Alias = Literal["champion", "challenger", "previous"]
 _MANIFEST = "manifest.json"
+_LINEAGE = "lineage.json"
+_OURS = (_MANIFEST, _LINEAGE)
 
 
 class ModelConfig(BaseModel):
@@ -55,16 +57,20 @@ def publish(workspace: Store, folder: Path, name: str, *, lineage: Mapping[str, 
 
     Returns:
         The model version, ``<name>/<version>``.
+
+    Raises:
+        CheckpointError: the folder is no model folder.
     """
-    manifest = {f.name: _sha256(f) for f in sorted(folder.iterdir()) if f.is_file()}
-    if "config.json" not in manifest:
+    if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder.name} holds no config.json; expected a Hugging Face model folder")
-    version = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in _OURS)
+    manifest = {path.name: _sha256(path) for path in files}
+    version = _version_of(manifest)
     place = ("models", name, version)
     if not workspace.exists(*place, _MANIFEST):
         for file_name in manifest:
             workspace.write_bytes((folder / file_name).read_bytes(), *place, file_name)
-        workspace.write_bytes(json.dumps(lineage, indent=2).encode(), *place, "lineage.json")
+        workspace.write_bytes(json.dumps(lineage, indent=2).encode(), *place, _LINEAGE)
         workspace.write_bytes(json.dumps(manifest, indent=2).encode(), *place, _MANIFEST)
     return f"{name}/{version}"
 
@@ -74,16 +80,16 @@ def fetch(workspace: Store, model_version: str) -> Path:
 
     Raises:
         ConfigError: the registry has no such version.
-        CheckpointError: a file differs from its recorded hash.
+        CheckpointError: a file is missing or differs from its recorded hash.
     """
     name, _, version = model_version.partition("/")
-    try:
-        manifest: dict[str, str] = json.loads(workspace.read_bytes("models", name, version, _MANIFEST))
-    except FileNotFoundError as err:
-        raise ConfigError(f"no model {model_version} in {workspace.uri}; see `sonoloop status`") from err
+    place = ("models", name, version)
+    if not version or not workspace.exists(*place, _MANIFEST):
+        raise ConfigError(f"no model {model_version} in {workspace.uri}; see `sonoloop status`")
+    manifest = _read_manifest(workspace, place)
     target = _cache_root() / name / version
     if not target.is_dir():
-        _download(workspace, ("models", name, version), manifest, target)
+        _download(workspace, place, manifest, target)
     return target
 
 
@@ -135,12 +141,30 @@ def _cache_root() -> Path:
     return Path(base) / "sonoloop" / "models"
 
 
+def _version_of(manifest: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _read_manifest(workspace: Store, place: tuple[str, str, str]) -> dict[str, str]:
+    try:
+        manifest: dict[str, str] = json.loads(workspace.read_bytes(*place, _MANIFEST))
+        intact = _version_of(manifest) == place[-1] and all(Path(name).name == name for name in manifest)
+    except ValueError:
+        intact = False
+    if not intact:
+        raise CheckpointError(f"{'/'.join(place)}/{_MANIFEST} was altered; publish the model again")
+    return manifest
+
+
 def _download(workspace: Store, place: tuple[str, ...], manifest: dict[str, str], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent) as partial:
         for file_name, expected in manifest.items():
             path = Path(partial, file_name)
-            path.write_bytes(workspace.read_bytes(*place, file_name))
+            try:
+                path.write_bytes(workspace.read_bytes(*place, file_name))
+            except FileNotFoundError as err:
+                raise CheckpointError(f"{'/'.join(place)}/{file_name} is missing; publish it again") from err
             if _sha256(path) != expected:
                 raise CheckpointError(
                     f"{'/'.join(place)}/{file_name} differs from its hash; publish it again"

@@ -61,8 +61,10 @@ def read_settings(model: type[M], source: str) -> M:
             text = store_of(folder, S3Config()).read_bytes(name).decode()
         else:
             text = Path(source).read_text()
-    except (FileNotFoundError, IsADirectoryError) as err:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as err:
         raise ConfigError(f"no configuration at {source}; examples/sonoloop.toml shows one") from err
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{source} cannot be read as text ({type(err).__name__})") from err
     return parse_settings(model, text, os.environ, source=source)
 
 
@@ -74,6 +76,8 @@ def settings_hash(settings: BaseModel) -> str:
 def _override(values: dict[str, Any], keys: list[str], text: str) -> None:
     for key in keys[:-1]:
         values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{PREFIX}{'__'.join(keys).upper()}: {key!r} is a value, not a section")
     try:
         values[keys[-1]] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -11,6 +11,8 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +28,7 @@ from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field
 
-from sonoloop.platform.errors import ConflictError, StorageError
+from sonoloop.platform.errors import ConfigError, ConflictError, StorageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,13 +41,22 @@ class S3Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     endpoint_url: str | None = Field(
-        default=None, description="S3 endpoint; AWS_ENDPOINT_URL or AWS itself when absent"
+        default=None,
+        pattern=r"^https?://[^/@\s]+/?$",
+        description="S3 endpoint; AWS_ENDPOINT_URL or AWS itself when absent",
     )
     region: str = Field(default="us-east-1", description="region name")
 
     def resolved_endpoint(self) -> str | None:
-        """The configured endpoint, else the environment's, else ``None`` for AWS."""
-        return self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or None
+        """The configured endpoint, else the environment's, else ``None`` for AWS.
+
+        Raises:
+            ConfigError: the environment's is no address.
+        """
+        endpoint = self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or None
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            raise ConfigError("AWS_ENDPOINT_URL must begin with http:// or https://")
+        return endpoint
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,8 @@ class Store:
         retries = BotoConfig(
             retries={"max_attempts": 4, "mode": "standard"}, connect_timeout=5, read_timeout=60
         )
-        return boto3.client(
+        # An own session: boto3's default one is not safe to make in threads and keeps the first keys it saw.
+        return boto3.session.Session().client(
             "s3", endpoint_url=self.s3.resolved_endpoint(), region_name=self.s3.region, config=retries
         )
 
@@ -159,7 +171,9 @@ class Store:
         for path in sorted(Path(self.root, prefix).rglob("*")):
             if path.is_file() and not path.name.startswith("."):
                 stat = path.stat()
-                yield ObjectInfo(str(path), stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
+                # A name that is not UTF-8 fits no table; escaped it is no path: fetching it is a rejection.
+                name = os.fsencode(path).decode(errors="backslashreplace")
+                yield ObjectInfo(name, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
 
     def read_bytes(self, *parts: str) -> bytes:
         """The whole object.
@@ -184,9 +198,12 @@ class Store:
                     stream.write(data)
                 return
             Path(target).parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(f"{target}.{os.getpid()}.partial")
-            partial.write_bytes(data)
-            partial.replace(target)
+            partial = Path(f"{target}.{secrets.token_hex(4)}.partial")
+            try:
+                partial.write_bytes(data)
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
 
     def exists(self, *parts: str) -> bool:
         """Whether the object is there."""
@@ -200,23 +217,36 @@ class Store:
         self.write_bytes(sink.getvalue().to_pybytes(), *parts)
 
     def read_tables(self, schema: pa.Schema, *parts: str) -> pa.Table:
-        """All Parquet files below a folder as one table, in path order; empty where there are none."""
+        """All Parquet files below a folder as one table, in path order; empty where there are none.
+
+        Raises:
+            StorageError: the store refuses, or a file is no Parquet file with these columns.
+        """
         selector = pafs.FileSelector(self.path(*parts), recursive=True, allow_not_found=True)
         with storage_errors(self.uri):
             found = sorted(
                 f.path for f in self.fs.get_file_info(selector) if f.is_file and f.path.endswith(".parquet")
             )
-            tables = [
-                pq.read_table(p, filesystem=self.fs, partitioning=None).select(schema.names).cast(schema)
-                for p in found
-            ]
+            tables = [self._read_table(schema, path) for path in found]
         return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def _read_table(self, schema: pa.Schema, path: str) -> pa.Table:
+        try:
+            table = pq.read_table(path, filesystem=self.fs, partitioning=None)
+            return table.select(schema.names).cast(schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as err:
+            raise StorageError(
+                f"{path} is not a table of this version of sonoloop; move it away or restore it"
+            ) from err
 
     def get_control(self, *parts: str) -> tuple[bytes, str] | None:
         """A control object and its version, or ``None`` where there is none."""
         if not self.is_s3:
             path = Path(self.path(*parts))
-            return (path.read_bytes(), _digest(path.read_bytes())) if path.is_file() else None
+            if not path.is_file():
+                return None
+            data = path.read_bytes()
+            return data, _digest(data)
         bucket, prefix = self.bucket_and_prefix
         with storage_errors(self.uri):
             try:
@@ -239,7 +269,8 @@ class Store:
             ConflictError: somebody else was first; read again and decide again.
         """
         if not self.is_s3:
-            self._put_control_local(data, Path(self.path(*parts)), version)
+            with storage_errors(self.uri):
+                self._put_control_local(data, Path(self.path(*parts)), version)
             return
         bucket, prefix = self.bucket_and_prefix
         key = "/".join((*filter(None, [prefix]), *parts))
@@ -267,12 +298,23 @@ def store_of(uri: str, s3: S3Config) -> Store:
     """The store that a URI or a folder names.
 
     Raises:
-        StorageError: a scheme that is neither ``s3`` nor ``file``.
+        StorageError: neither ``s3://bucket/prefix`` nor a folder, or a key stands in the address.
     """
-    scheme = urlparse(uri).scheme
-    if scheme not in ("", "s3", "file"):
-        raise StorageError(f"expected s3://bucket/prefix or a folder, found scheme {scheme!r}")
+    parts = urlparse(uri)
+    if parts.scheme not in ("", "s3", "file"):
+        raise StorageError(f"expected s3://bucket/prefix or a folder, found scheme {parts.scheme!r}")
+    if parts.scheme == "s3":
+        if "@" in parts.netloc or parts.query:
+            raise StorageError(
+                "expected s3://bucket/prefix, found keys or options in the address; keys go into "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the endpoint into [s3] endpoint_url"
+            )
+        if not _BUCKET.fullmatch(parts.netloc):
+            raise StorageError(f"expected s3://bucket/prefix, found no valid bucket name in {uri!r}")
     return Store(uri.rstrip("/") if uri != "/" else uri, s3)
+
+
+_BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}")
 
 
 @contextmanager
@@ -282,29 +324,38 @@ def storage_errors(where: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (BotoCoreError, ClientError, OSError) as err:
+    except (BotoCoreError, ClientError, OSError, pa.ArrowInvalid) as err:
         raise _translated(err, where) from err
+
+
+_CHANGED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_CAUSES = (
+    (
+        # First: such a message quotes the whole address, in which any of the words below may occur.
+        r"Could not connect|EndpointConnection|ConnectionClosed|curlCode|NETWORK_CONNECTION|[Tt]imed? ?out",
+        "the S3 endpoint does not answer; check [s3] endpoint_url or AWS_ENDPOINT_URL, and that it is up",
+    ),
+    (r"NoSuchBucket|NO_SUCH_BUCKET", "no such bucket; create it or correct the address"),
+    (
+        r"InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|AccessDenied|"
+        r"ACCESS_DENIED|ExpiredToken|\(403\)|HTTP status 403",
+        "access refused; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do there",
+    ),
+    (
+        r"Unable to locate credentials|NoCredentials",
+        "no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+)
 
 
 def _translated(err: Exception, where: str) -> StorageError:
     response: Any = getattr(err, "response", {})
     code = str(response.get("Error", {}).get("Code", ""))
-    text = f"{code} {err}"
-    place = where.split("?")[0]
-    if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
-        return ConflictError(f"an object of {place} was changed by another writer; read it again and retry")
-    if "NoSuchBucket" in text or "NO_SUCH_BUCKET" in text:
-        return StorageError(f"no such bucket: {place}; create it or correct the address")
-    if any(
-        word in text
-        for word in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ACCESS_DENIED", "403")
-    ):
-        return StorageError(f"access to {place} refused; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    if "Unable to locate credentials" in text or "NoCredentials" in type(err).__name__:
-        return StorageError(f"no keys for {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    if any(
-        word in text
-        for word in ("Could not connect", "EndpointConnection", "curlCode", "NETWORK_CONNECTION", "timed out")
-    ):
-        return StorageError(f"{place}: the S3 endpoint does not answer; check endpoint_url and that it is up")
-    return StorageError(f"{place}: {type(err).__name__} {code}".rstrip())
+    if code in _CHANGED:
+        return ConflictError(f"an object of {where} was changed by another writer; read it again and retry")
+    text = f"{type(err).__name__} {err}"
+    for words, message in _CAUSES:
+        if where.startswith("s3://") and re.search(words, text):
+            return StorageError(f"{where}: {message}")
+    reason = code or getattr(err, "strerror", None) or type(err).__name__
+    return StorageError(f"{where}: {reason}")

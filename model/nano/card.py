@@ -24,17 +24,17 @@ recipe's numbers are the defaults of `NanoConfig`).
 
 1. {num_cases} phantom studies of breast and thyroid on one scanner ({scanner}) were simulated
    (`sonoloop.platform.phantoms`); a third of the cases have two images.
-2. A byte-level BPE tokenizer was trained on reports, entity JSON and prompts of all four organs: vocabulary is
-   no knowledge, and sequences stay short.
+2. A byte-level BPE tokenizer was trained on reports, entity JSON and prompts of all four organs: vocabulary
+   is no knowledge, and sequences stay short.
 3. The vision tower was warmed up under direct heads: every entity field, the box, a map of the lesion.
-4. The whole model learnt the two-turn conversation (report, then entities as JSON), with loss on the answers, the
-   router's load-balancing loss and the direct heads at a small weight.
+4. The whole model learnt the two-turn conversation (report, then entities as JSON), with loss on the answers,
+   the router's load-balancing loss and the direct heads at a small weight.
 5. The heads were thrown away and the weights rounded to bfloat16.
 
 ## What it scores
 
-Phantoms drawn with other seeds than the training's, organ named in the prompt, greedy decoding under the grammar.
-Definitions: `sonoloop.model.metrics`.
+Phantoms drawn with another seed than the training's, organ named in the prompt, greedy decoding under the
+grammar. Definitions: `sonoloop.model.metrics`.
 
 | | same kind as trained | unseen: liver, kidney, other scanner |
 |---|---|---|
@@ -43,8 +43,8 @@ Definitions: `sonoloop.model.metrics`.
 ## Limits
 
 - Phantoms only: speckle, attenuation, shadow and enhancement are simulated, anatomy hardly at all.
-- Liver, kidney and every scanner but one are unseen: drafts for them follow the grammar and are mostly wrong. The
-  demo fine-tunes on corrected drafts of these.
+- Liver, kidney and every scanner but one are unseen: drafts for them follow the grammar and are mostly wrong.
+  The demo fine-tunes on corrected drafts of these.
 - English, one report style, at most a few images of about 224 x 168 pixels after resizing.
 - The confidence that comes with a draft is not calibrated on the unseen kind.
 """

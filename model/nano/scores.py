@@ -62,7 +62,9 @@ def evaluate(
         ]
     truth = [described(case.target) for case in cases]
     right = sum(
-        draft is not None and draft.entities is not None and draft.entities.lesion == case.target.entities.lesion
+        draft is not None
+        and draft.entities is not None
+        and draft.entities.lesion == case.target.entities.lesion
         for draft, case in zip(drafts, cases, strict=True)
     )
     return NanoScores(
@@ -76,7 +78,9 @@ def evaluate(
 def _majority(cases: Sequence[PhantomCase]) -> list[Described | None]:
     """For each organ the commonest lesion status and, under it, the commonest value of every field."""
     entities = [case.target.entities for case in cases]
-    return [Described("", "", _commonest([e for e in entities if e.organ == one.organ]), ()) for one in entities]
+    return [
+        Described("", "", _commonest([e for e in entities if e.organ == one.organ]), ()) for one in entities
+    ]
 
 
 def _commonest(entities: Sequence[Entities]) -> Entities:

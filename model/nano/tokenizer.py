@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from sonoloop.model.decoding import END_OF_TEXT
 from sonoloop.model.processor import CHAT_TEMPLATE, END_OF_TURN, IMAGE_TOKEN, VIDEO_TOKEN
 from sonoloop.model.prompts import ENTITIES_PROMPT, ORGAN_SENTENCES, REPORT_PROMPT, SYSTEM_PROMPT
-from sonoloop.platform.lexicon import BOX_GRID
+from sonoloop.platform.lexicon import BOX_GRID, ORGANS, field_values, fields
 
 SPECIAL_TOKENS = (
     END_OF_TEXT,
@@ -27,7 +27,8 @@ SPECIAL_TOKENS = (
 )
 """Ids 0 to 6, in this order; the first pads."""
 
-_REPEATS = 500
+_REPEATS = 100
+_BOXES = '","boxes":[[0,1,2,3,4],[1,2,3,4,5]]}'
 _PIECES = Regex(
     r'\{"[a-z_]+":"?|","[a-z_]+":"?|\[+(?=\d)|\[\]\}?|\],\[|\]+\}?|"\}'  # JSON around values
     r"| ?\d{1,3}[A-C]?(?![A-Za-z])"  # a number or a category such as 4A
@@ -58,7 +59,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*texts, *_numbers(), *_frame()], trainer=trainer)
+    tokenizer.train_from_iterator([*texts, *_numbers(), *_lexicon(), *_frame()], trainer=trainer)
     tokenizer.add_tokens([AddedToken(prompt, normalized=False) for prompt in prompts])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -76,6 +77,16 @@ def _numbers() -> list[str]:
     return [f"{number},{number} {number}" for number in range(BOX_GRID + 1)] * _REPEATS
 
 
+def _lexicon() -> list[str]:
+    """Every value of every field, the rare and the never drawn ones too."""
+    return [
+        f'","{name}":"{value}"}}'
+        for organ in ORGANS
+        for name in fields(organ)
+        for value in field_values(organ, name)
+    ] * _REPEATS
+
+
 def _frame() -> list[str]:
-    """What stands around every answer: the roles and the organ sentences."""
-    return ["system", "user", "assistant", *ORGAN_SENTENCES.values()] * _REPEATS
+    """What stands around answers: the roles, the organ sentences, the brackets of boxes."""
+    return ["system", "user", "assistant", *ORGAN_SENTENCES.values(), _BOXES] * _REPEATS

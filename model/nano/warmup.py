@@ -2,8 +2,9 @@
 
 Shape letters: B images, M merged patches per image, D model width, F entity fields, H x W pixels.
 
-A caption gives a few bits per hundred tokens; a head per entity field, a box and a lesion map give every image
-feature a gradient. The heads are thrown away; the tower's output, after the merger, is what the decoder reads.
+A caption gives a few bits per hundred tokens; a head per entity field, a box and a lesion map give every
+image feature a gradient. The heads are thrown away; the tower's output, after the merger, is what the decoder
+reads.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ UNKNOWN = -1
 
 
 class FieldIndex:
-    """Entity fields of some organs as classification targets: ``organ`` first, then each organ's own fields."""
+    """Entity fields of some organs as classes to tell: ``organ`` first, then each organ's own fields."""
 
     def __init__(self, organs: tuple[Organ, ...]) -> None:
         self.organs = organs
         self.keys: list[tuple[Organ | None, str]] = [(None, "organ")]
         self.keys += [(organ, name) for organ in organs for name in fields(organ)[1:]]
-        self._values = [list(organs), *(list(field_values(o, n)) for o, n in self.keys[1:] if o is not None)]
+        self._values: list[tuple[str, ...]] = [organs]
+        self._values += [field_values(organ, name) for organ, name in self.keys[1:] if organ is not None]
 
     def sizes(self) -> list[int]:
         """Number of classes per field."""

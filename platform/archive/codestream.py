@@ -1,7 +1,7 @@
 """The size that a compressed frame claims in its own header, read before a decoder allocates for it.
 
-Decoders believe the codestream, whatever Rows and Columns say. Measured with gdcm 3.2.6 on a 640 x 480 JPEG 2000
-frame whose size field was altered to 30000 x 30000: 10 GB and 60 s until it failed.
+Decoders believe the codestream, whatever Rows and Columns say. Measured with gdcm 3.2.6 on a 640 x 480
+JPEG 2000 frame whose size field was altered to 30000 x 30000: 10 GB and 60 s until it failed.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _open_dicom(data: bytes) -> Instance:
 def _from_dataset(dataset: pydicom.Dataset, *, content: str) -> Instance:
     """``content`` stands for identifiers that the header lacks: without it all such objects were one."""
     if not len(dataset):
-        raise RejectedError(Reason.TRUNCATED, "the object ends before its first element does")
+        raise RejectedError(Reason.TRUNCATED, "the object is cut off; nothing of it can be read")
     modality = str(dataset.get("Modality", ""))
     if modality not in ("US", "IVUS"):
         raise RejectedError(Reason.NOT_ULTRASOUND, "expected modality US, found another or none")

@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -21,48 +22,16 @@ from sonoloop.platform.labelstudio.answers import Project, SeenAnnotation, SeenT
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.labelstudio.http import Connection
 from sonoloop.platform.labelstudio.page import page_hash
+from sonoloop.platform.labelstudio.predictions import TaskData
 from sonoloop.platform.labelstudio.regions import Region
+from sonoloop.platform.labelstudio.storage import STORAGE_TITLE, ImageStorage
 
 logger = logging.getLogger(__name__)
 
 A = TypeVar("A", bound=BaseModel)
 _DESCRIPTION = "Drafts and reviews of sonoloop; page {}"
-_STORAGE_TITLE = "sonoloop images"
-# A person who presses "Sync" on the storage would otherwise get one task per image.
-_SYNC_NOTHING = "^$"
-
-
-@dataclass(frozen=True)
-class ImageStorage:
-    """The S3 place from which Label Studio shows images; without keys it uses its own role."""
-
-    bucket: str
-    prefix: str
-    endpoint: str | None = None
-    region: str | None = None
-    access_key: SecretStr | None = None
-    secret_key: SecretStr | None = None
-    session_token: SecretStr | None = None
-
-    def body(self, config: LabelStudioConfig) -> dict[str, Any]:
-        """As Label Studio's storage API takes it, keys in the clear."""
-        secrets = {
-            "aws_access_key_id": self.access_key,
-            "aws_secret_access_key": self.secret_key,
-            "aws_session_token": self.session_token,
-        }
-        return {
-            "title": _STORAGE_TITLE,
-            "bucket": self.bucket,
-            "prefix": self.prefix,
-            "s3_endpoint": config.s3_endpoint or self.endpoint,
-            "region_name": self.region,
-            "regex_filter": _SYNC_NOTHING,
-            "use_blob_urls": True,
-            "presign": config.presign,
-            "presign_ttl": config.presign_minutes,
-            **{name: secret.get_secret_value() for name, secret in secrets.items() if secret is not None},
-        }
+# The query travels in the URL, and web servers in front of Label Studio cut URLs at 8 KB.
+_LOOKUP_IDS = 100
 
 
 @dataclass(frozen=True)
@@ -179,7 +148,7 @@ class LabelStudioDoor:
             ServiceError: Label Studio cannot reach the bucket, or finds nothing under the prefix.
         """
         known = self.connection.get("/api/storages/s3/", project=project_id)
-        same = [item["id"] for item in known if item.get("title") == _STORAGE_TITLE]
+        same = [item["id"] for item in known if item.get("title") == STORAGE_TITLE]
         body = {"project": project_id, **storage.body(self.config)}
         try:
             if same:
@@ -226,12 +195,14 @@ class LabelStudioDoor:
 
     def tasks_of(self, project_id: int, case_ids: Sequence[str]) -> list[SeenTask]:
         """The tasks of some cases, with everything on them; absent cases are simply not there."""
-        if not case_ids:
-            return []
-        return list(self._tasks(project_id, [_filter("data.case_id", "in_list", list(case_ids), "List")]))
+        found: list[SeenTask] = []
+        for start in range(0, len(case_ids), _LOOKUP_IDS):
+            ids = list(case_ids[start : start + _LOOKUP_IDS])
+            found += self._tasks(project_id, [_filter("data.case_id", "in_list", ids, "List")])
+        return found
 
     def changes(self, project_id: int, since: datetime | None) -> Changes:
-        """Tasks on which anything happened since a mark: a new or edited annotation, a new prediction.
+        """Tasks that have annotations and on which anything happened since a mark, an edit included.
 
         The look back by ``overlap_s`` repeats some annotations; rows named by annotation id and
         ``updated_at`` take care of that.
@@ -241,14 +212,25 @@ class LabelStudioDoor:
             since: The mark of the pull before; ``None`` for everything.
         """
         mark = self.connection.server_time()
-        filters = []
+        recent = []
         if since is not None:
             begin = since.astimezone(UTC) - timedelta(seconds=self.config.overlap_s)
             text = begin.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            filters.append(_filter("updated_at", "greater", text, "Datetime"))
-        return Changes(mark, self._tasks(project_id, filters))
+            recent.append(_filter("updated_at", "greater", text, "Datetime"))
+        # Two walks: no column counts all annotations, and `completed_at` leaves out skipped ones.
+        annotated = [*recent, _filter("total_annotations", "greater", 0, "Number")]
+        skipped = [
+            *recent,
+            _filter("total_annotations", "equal", 0, "Number"),
+            _filter("cancelled_annotations", "greater", 0, "Number"),
+        ]
+        return Changes(mark, chain(self._tasks(project_id, annotated), self._tasks(project_id, skipped)))
 
     # --- writing ---
+
+    def update_data(self, task_id: int, data: TaskData) -> None:
+        """Replace what a task shows beside the form."""
+        self.connection.write("PATCH", f"/api/tasks/{task_id}/", {"data": data})
 
     def create_annotation(
         self,

@@ -33,7 +33,7 @@ class LabelStudioConfig(BaseModel):
         default=True, description="browser loads images from S3 by presigned URL; else through Label Studio"
     )
     presign_minutes: int = Field(default=240, ge=1, le=10_080, description="life of a presigned URL, minutes")
-    import_batch: int = Field(default=100, ge=1, le=1000, description="tasks or predictions per import call")
+    import_batch: int = Field(default=500, ge=1, le=1000, description="tasks or predictions per import call")
     page_size: int = Field(default=200, ge=1, le=1000, description="tasks per page when listing")
     overlap_s: float = Field(
         default=300,

@@ -27,8 +27,8 @@ TEXTS = (FINDINGS, IMPRESSION)
 _TITLES = {"bi_rads": "BI-RADS"}
 _HOTKEYS = {"organ": "1234", "lesion": "567"}
 
-# `.lsf-*` are Label Studio's own class names (1.23); without these rules each field takes four times the height
-# and a case no longer fits on one screen.
+# `.lsf-*` are Label Studio's own class names (1.23). Without these rules each field takes four times the
+# height, so that a breast case no longer fits on a 1440x900 screen, and the pencil shows on hover only.
 _STYLE = """
 .sl-page { display: flex; gap: 12px; align-items: flex-start; }
 .sl-images { flex: 1 1 54%; min-width: 0; position: sticky; top: 0; }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sonoloop.platform.errors import ServiceError
 from sonoloop.platform.labelstudio.answers import SeenTask
@@ -37,29 +37,35 @@ class CaseUpload:
 
 @dataclass(frozen=True)
 class UploadCounts:
-    """What became of the cases: each is new, got a prediction, or was there already."""
+    """What became of the cases: each is new, got a prediction, or was there already.
+
+    ``num_refreshed`` counts apart: tasks whose images had changed since they were made.
+    """
 
     num_new_tasks: int = 0
     num_new_predictions: int = 0
     num_unchanged: int = 0
+    num_refreshed: int = 0
 
     def __add__(self, other: UploadCounts) -> UploadCounts:
         return UploadCounts(
             self.num_new_tasks + other.num_new_tasks,
             self.num_new_predictions + other.num_new_predictions,
             self.num_unchanged + other.num_unchanged,
+            self.num_refreshed + other.num_refreshed,
         )
 
 
 @dataclass(frozen=True)
 class _Missing:
-    """What of a batch the server lacks: whole tasks, and predictions by the id of their task."""
+    """What of a batch the server lacks; predictions and stale data go by the id of their task."""
 
-    tasks: list[CaseUpload]
-    predictions: list[tuple[int, Prediction]]
+    tasks: list[CaseUpload] = field(default_factory=list)
+    predictions: list[tuple[int, Prediction]] = field(default_factory=list)
+    stale: list[tuple[int, TaskData]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.tasks or self.predictions)
+        return bool(self.tasks or self.predictions or self.stale)
 
 
 def upload(
@@ -104,32 +110,40 @@ def _upload_batch(door: LabelStudioDoor, project_id: int, batch: Sequence[CaseUp
             missing = _missing(door, project_id, batch)
         else:
             # Without doubt after a first send; after a doubtful one the earlier may have landed meanwhile.
-            missing = _missing(door, project_id, batch) if attempt else _Missing([], [])
+            missing = _missing(door, project_id, batch) if attempt else _Missing()
     if missing:
         raise ServiceError(
             f"Label Studio at {door.config.url} did not take a batch of {len(batch)} cases in "
             f"{door.config.max_attempts} sends; see its log, then run the same command again"
         )
     num_tasks, num_predictions = len(first.tasks), len(first.predictions)
-    return UploadCounts(num_tasks, num_predictions, len(batch) - num_tasks - num_predictions)
+    num_unchanged = len(batch) - num_tasks - num_predictions
+    return UploadCounts(num_tasks, num_predictions, num_unchanged, len(first.stale))
 
 
 def _missing(door: LabelStudioDoor, project_id: int, batch: Sequence[CaseUpload]) -> _Missing:
     by_case: dict[str, list[SeenTask]] = {}
     for task in door.tasks_of(project_id, [case.case_id for case in batch]):
         by_case.setdefault(str(task.data.case_id), []).append(task)
-    missing = _Missing([], [])
+    missing = _Missing()
     for case in batch:
         if case.case_id not in by_case:
             missing.tasks.append(case)
             continue
         task = _keep_one(door, by_case[case.case_id])
+        if list(task.data.images) != case.data["images"]:
+            if task.annotations:  # its boxes count on the images as they were
+                logger.warning("case %s has other images now; its reviewed task stays", case.case_id)
+            else:
+                missing.stale.append((task.id, case.data))
         if case.prediction and not _keep_one_prediction(door, task, case.prediction["model_version"]):
             missing.predictions.append((task.id, case.prediction))
     return missing
 
 
 def _send(door: LabelStudioDoor, project_id: int, missing: _Missing) -> None:
+    for task_id, data in missing.stale:
+        door.update_data(task_id, data)
     path, timeout_s = f"/api/projects/{project_id}/import", door.config.import_timeout_s
     if missing.tasks:
         tasks = [

@@ -160,7 +160,7 @@ def place_in_kidney(rng: np.random.Generator, view: View, look: Look, kidney: Ki
 def paint_kidney(tissue: Tissue, kidney: Kidney) -> None:
     """Abdominal wall, fat, cortex with pyramids, echogenic sinus, and urine where it is dilated."""
     rng, x, z = np.random.default_rng([kidney.seed, 3]), tissue.x, tissue.z
-    tissue.fill(np.float32(1.0) + 0 * z, 4.0 + 2.5 * tissue.texture(rng, 3.0, 9.0))
+    tissue.fill(np.float32(1.0) + 0 * z, -0.5 + 2.0 * tissue.texture(rng, 3.0, 9.0))
     cos, sin = np.float32(np.cos(kidney.tilt)), np.float32(np.sin(kidney.tilt))
     dx, dz = x - np.float32(kidney.x_mm), z - np.float32(kidney.z_mm)
     u = (dx * cos + dz * sin) / np.float32(kidney.axes_mm[0])
@@ -168,13 +168,13 @@ def paint_kidney(tissue: Tissue, kidney: Kidney) -> None:
     reach = np.sqrt(u * u + v * v)
     scale = np.float32(kidney.axes_mm[1])
     tissue.fill(tissue.line((reach - 1) * scale - 0.6, 2.4), 14.0)
-    tissue.fill(soft((reach - 1) * scale, 0.8), -3.0)
+    tissue.fill(soft((reach - 1) * scale, 0.8), -4.0)
     angle = np.arctan2(v, u)
     pyramids = soft((np.abs(reach - 0.66) - 0.13) * scale, 1.5) * np.clip(np.cos(9 * angle + rng.uniform(0, 6)) * 3, 0, 1)
     tissue.fill(pyramids, -11.0)
     sinus = np.sqrt(np.square(u / 0.58) + np.square(v / 0.46))
     ragged = sinus + 0.1 * tissue.texture(rng, 4.0, 5.0)
-    tissue.fill(soft((ragged - 1) * scale * 0.5, 1.5), 10.0)
+    tissue.fill(soft((ragged - 1) * scale * 0.5, 1.5), 8.0)
     if kidney.is_dilated:
         urine = _urine(u, v, scale, rng)
         tissue.fill(urine, FLUID_DB)

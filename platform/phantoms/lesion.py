@@ -105,7 +105,7 @@ _BREAST_INSIDE: dict[str, tuple[Inside, float]] = {
     "complex cystic and solid": ("complex", -8.0),
     "hypoechoic": ("uniform", -14.0),
     "isoechoic": ("uniform", 0.0),
-    "heterogeneous": ("heterogeneous", -7.0),
+    "heterogeneous": ("heterogeneous", -9.0),
 }
 _BREAST_OUTLINE: dict[str, Outline] = {
     "circumscribed": "smooth",
@@ -145,8 +145,8 @@ def _breast_look(entities: BreastEntities, rng: np.random.Generator) -> Look:
 _THYROID_LEVEL = {
     "anechoic": FLUID_DB,
     "hyperechoic or isoechoic": 5.0,
-    "hypoechoic": -6.0,
-    "very hypoechoic": -18.0,
+    "hypoechoic": -8.0,
+    "very hypoechoic": -21.0,
 }
 _THYROID_INSIDE: dict[str, Inside] = {
     "cystic or almost completely cystic": "fluid",
@@ -183,7 +183,7 @@ def _thyroid_look(entities: ThyroidEntities) -> Look:
     )
 
 
-_FOCAL_LEVEL = {"anechoic": FLUID_DB, "hypoechoic": -12.0, "isoechoic": 0.0, "hyperechoic": 11.0}
+_FOCAL_LEVEL = {"anechoic": FLUID_DB, "hypoechoic": -12.0, "isoechoic": 0.0, "hyperechoic": 13.0}
 _POSTERIOR: dict[str, Posterior] = {
     "none": "none",
     "enhancement": "enhancement",
@@ -203,9 +203,9 @@ def is_calculus(entities: Entities) -> bool:
 
 def _focal_look(entities: LiverEntities | KidneyEntities, rng: np.random.Generator) -> Look:
     stone = is_calculus(entities)
-    background_db = 0.0
-    if isinstance(entities, LiverEntities) and entities.parenchyma == "increased echogenicity":
-        background_db = 6.0
+    background_db = -2.0
+    if isinstance(entities, LiverEntities):
+        background_db = 6.0 if entities.parenchyma == "increased echogenicity" else 0.0
     echogenicity = str(entities.echogenicity)
     level_db = _FOCAL_LEVEL[echogenicity] + (0.0 if echogenicity == "anechoic" else background_db)
     return Look(
@@ -231,7 +231,7 @@ def _body_radius(look: Look, rng: np.random.Generator) -> NDArray[np.float64]:
     if look.outline == "angular":
         radius_P *= _polygon(angle_P, rng)
     elif look.outline == "microlobulated":
-        radius_P += 0.26 * np.abs(np.sin(6.5 * angle_P + rng.uniform(0, np.pi))) - 0.16
+        radius_P += 0.23 * np.abs(np.sin(5.5 * angle_P + rng.uniform(0, np.pi))) - 0.16
     elif look.outline == "lobulated":
         radius_P += 0.3 * np.abs(np.sin(2.5 * angle_P + rng.uniform(0, np.pi))) - 0.18
     return radius_P

@@ -74,7 +74,7 @@ def _patch(tissue: Tissue, lesion: Lesion) -> Patch:
     body = (reach_uv - body_P[index]) * radius
     full = body if lesion.look.outline != "spiculated" else (reach_uv - full_P[index]) * radius
     pixel_mm = tissue.view.pixel_mm
-    edge_mm = 0.75 * lesion.radius_mm if lesion.look.outline == "soft" else 2.5 * pixel_mm
+    edge_mm = 0.95 * lesion.radius_mm if lesion.look.outline == "soft" else 2.5 * pixel_mm
     return Patch(
         rows,
         columns,
@@ -102,7 +102,7 @@ def _border(patch: Patch, lesion: Lesion) -> None:
         near = soft(patch.body - np.float32(0.4 * lesion.radius_mm), 0.5 * lesion.radius_mm)
         patch.fill(0.8 * near, 7.0)
     if look.has_halo:
-        patch.fill(0.9 * _ring(patch, 3.0, 9.0), -15.0)
+        patch.fill(0.95 * _ring(patch, 4.0, 12.0), -20.0)
     elif look.outline == "smooth" and look.inside != "calculus":
         patch.fill(0.7 * _ring(patch, 2.5, 5.0), 8.0)
 
@@ -114,7 +114,7 @@ def _contents(tissue: Tissue, patch: Patch, lesion: Lesion, rng: np.random.Gener
             patch.fill(patch.inside, look.level_db)
         case "heterogeneous":
             grain = tissue.texture(rng, 0.38 * radius, 0.38 * radius)[patch.rows, patch.columns]
-            patch.fill(patch.inside, look.level_db + 9.0 * np.clip(grain * 2, -1, 1))
+            patch.fill(patch.inside, look.level_db + 7.5 * np.clip(grain * 2, -1, 1))
         case "complex":
             patch.fill(patch.inside, FLUID_DB)
             patch.fill(patch.inside * _mural_nodule(patch, rng), look.level_db)
@@ -146,13 +146,13 @@ def _mural_nodule(patch: Patch, rng: np.random.Generator) -> Float:
 
 
 def _cells(patch: Patch, lesion: Lesion, rng: np.random.Generator) -> Float:
-    """Small cysts in a honeycomb, 0..1, at least nine pixels apart so that they survive downscaling."""
-    pitch = np.float32(2 * np.pi / max(0.42 * lesion.radius_mm, 13 * patch.pixel_mm))
+    """Small cysts in a honeycomb, 0..1, at least eight pixels apart so that they survive downscaling."""
+    pitch = np.float32(2 * np.pi / max(0.55 * lesion.radius_mm, 17 * patch.pixel_mm))
     x, z = patch.u * lesion.half_width_mm * pitch, patch.v * lesion.half_height_mm * pitch
     first, second = rng.uniform(0, 2 * np.pi, 2).astype(np.float32)
     wave = np.sin(x + first + 0.5 * np.sin(0.6 * z)) * np.sin(z + second + 0.5 * np.sin(0.7 * x))
     rim = soft(patch.body + np.float32(3 * patch.pixel_mm), 2 * patch.pixel_mm)
-    return np.clip((np.abs(wave) - 0.4) * 5, 0, 1) * rim
+    return np.clip((np.abs(wave) - 0.3) * 6, 0, 1) * rim
 
 
 def _beam(patch: Patch, lesion: Lesion) -> None:
@@ -164,7 +164,8 @@ def _beam(patch: Patch, lesion: Lesion) -> None:
     shadow_db = CALCULUS_SHADOW_DB if look.inside == "calculus" else SHADOW_DB
     if look.posterior == "combined pattern":
         side = -1 if lesion.seed % 2 else 1
-        total = np.where(side * patch.u > 0, shadow_db, ENHANCEMENT_DB)
+        share = np.clip(side * patch.u * 4 + 0.5, 0, 1)
+        total = share * np.float32(shadow_db) + (1 - share) * np.float32(ENHANCEMENT_DB)
     else:
         total = np.float32(shadow_db if look.posterior == "shadowing" else ENHANCEMENT_DB)
     deep = np.clip(patch.v * 2 + 0.4, 0, 1) * soft(patch.body, 3 * patch.pixel_mm)
@@ -178,26 +179,30 @@ def _foci(tissue: Tissue, patch: Patch, lesion: Lesion, rng: np.random.Generator
         case "in":
             _dots(tissue, lesion, rng, num=8, ring=(0.0, 0.6), size_mm=dot_mm)
         case "punctate":
-            _dots(tissue, lesion, rng, num=12, ring=(0.0, 0.75), size_mm=dot_mm)
+            _dots(tissue, lesion, rng, num=10, ring=(0.0, 0.75), size_mm=dot_mm)
         case "outside":
             _outside_dots(tissue, lesion, rng, dot_mm)
         case "duct":
             _duct(tissue, lesion, rng, dot_mm)
         case "coarse":
             for side in (-0.3, 0.35)[: int(rng.integers(1, 3))]:
-                tissue.stamp(
-                    lesion.x_mm + side * lesion.half_width_mm,
-                    lesion.z_mm + rng.uniform(-0.35, 0.0) * lesion.half_height_mm,
-                    6.0 * patch.pixel_mm,
-                    16.0,
-                    loss_db=26.0,
-                )
+                _coarse_focus(tissue, lesion, rng, float(side), 3.6 * patch.pixel_mm)
         case "rim":
             wall = _ring(patch, -1.5, 6.0) * (np.sin(2 * np.arctan2(patch.v, patch.u) + lesion.seed) > -0.75)
             np.maximum(patch.specular, 6.0 * wall, out=patch.specular)
             patch.loss_db[...] += np.float32(1.3) * wall
         case "none":
             pass
+
+
+def _coarse_focus(
+    tissue: Tissue, lesion: Lesion, rng: np.random.Generator, side: float, size_mm: float
+) -> None:
+    """A clump of three bright lumps that throws a shadow."""
+    z_mm = lesion.z_mm + float(rng.uniform(-0.3, 0.1)) * lesion.half_height_mm
+    for offset in (-1.4, 0.0, 1.4):
+        x_mm = lesion.x_mm + side * lesion.half_width_mm + offset * size_mm
+        tissue.stamp(x_mm, z_mm + float(rng.uniform(-0.8, 0.8)) * size_mm, size_mm, 12.0, loss_db=18.0)
 
 
 def _dots(
@@ -216,7 +221,7 @@ def _dots(
             lesion.x_mm + reach * lesion.half_width_mm * float(np.cos(turn)),
             lesion.z_mm + reach * lesion.half_height_mm * float(np.sin(turn)),
             size_mm,
-            12.0,
+            9.0,
         )
 
 

@@ -112,4 +112,5 @@ def _compose(grey_SB: Float, acquisition: Acquisition) -> NDArray[np.uint8]:
     frame[region.top + ticks, region.right - 4 : region.right + 1] = TICK_GREY
     if not acquisition.is_colour:
         return frame
-    return np.stack([(frame * np.float32(share)).astype(np.uint8) for share in acquisition.machine.tint], axis=-1)
+    greys = np.arange(256, dtype=np.float32)[:, None] * np.float32(acquisition.machine.tint)
+    return greys.astype(np.uint8)[frame]

@@ -52,7 +52,7 @@ _THYROID_FINDINGS = (
 )
 _THYROID_IMPRESSION = (
     "Thyroid nodule, {composition}. ACR TI-RADS level {level}, {points}.",
-    "{level} thyroid nodule with {margin} margin, {points} by ACR TI-RADS.",
+    "ACR TI-RADS level {level} thyroid nodule with {margin} margin, {points}.",
     "Single thyroid nodule, {echogenicity} in echogenicity, ACR TI-RADS level {level}.",
 )
 _THYROID_CLEAR = (
@@ -62,12 +62,12 @@ _THYROID_CLEAR = (
     " foci. The carotid artery is patent and the trachea lies in the midline.",
 )
 _THYROID_CLEAR_IMPRESSION = (
-    "Normal thyroid ultrasound. No nodule is seen.",
+    "Normal thyroid ultrasound; no nodule is seen in this lobe.",
     "No thyroid nodule is seen; no ACR TI-RADS level applies.",
 )
 _LIVER_BACKGROUND = (
     "The liver parenchyma is {parenchyma}. The vessels are patent and the diaphragm is partly seen.",
-    "Liver of normal size; the parenchyma is rated as {parenchyma}. Vessels without thrombus.",
+    "The liver is of normal size and its parenchyma is rated as {parenchyma}. Portal and hepatic veins are patent.",
 )
 _KIDNEY_BACKGROUND = (
     "The kidney is of normal size and the collecting system is {collecting_system}. The cortex is of normal"
@@ -75,8 +75,8 @@ _KIDNEY_BACKGROUND = (
     "Kidney seen in its long axis with a regular capsule. The collecting system is {collecting_system}.",
 )
 _FOCAL = (
-    "There is a focal lesion, {echogenicity}, with {margin} margin. Posterior features: {posterior_features}.",
-    "A {margin} {echogenicity} lesion is seen. Its posterior features are described as"
+    "There is one focal lesion, which is {echogenicity}, with {margin} margin. Posterior features: {posterior_features}.",
+    "One {margin} {echogenicity} focal lesion is seen in this organ. Its posterior features are described as"
     " {posterior_features}.",
     "One focal lesion: echogenicity {echogenicity}, margin {margin}, posterior features"
     " {posterior_features}.",
@@ -86,20 +86,20 @@ _FOCAL_CLEAR = (
     "There is no cyst, no solid mass and no calcification in the visible parts of the organ.",
 )
 _LIVER_IMPRESSION = (
-    "{echogenicity} {margin} focal liver lesion. Liver parenchyma {parenchyma}.",
+    "One {echogenicity} {margin} focal liver lesion. Liver parenchyma {parenchyma}.",
     "Focal liver lesion, {echogenicity}, with {margin} margin; parenchyma {parenchyma}.",
 )
 _LIVER_CLEAR_IMPRESSION = (
     "No focal liver lesion is seen. Liver parenchyma {parenchyma}.",
-    "Liver parenchyma {parenchyma}, without a focal lesion.",
+    "Liver parenchyma {parenchyma}, without evidence of a focal lesion.",
 )
 _KIDNEY_IMPRESSION = (
-    "{echogenicity} {margin} focal renal lesion. Collecting system {collecting_system}.",
+    "One {echogenicity} {margin} focal renal lesion. Collecting system {collecting_system}.",
     "Focal renal lesion, {echogenicity}, with {margin} margin; collecting system {collecting_system}.",
 )
 _KIDNEY_CLEAR_IMPRESSION = (
     "No focal renal lesion is seen. Collecting system {collecting_system}.",
-    "Renal collecting system {collecting_system}, without a focal lesion.",
+    "Renal collecting system {collecting_system}, without evidence of a focal lesion.",
 )
 
 

@@ -49,7 +49,7 @@ def draw_breast(rng: np.random.Generator, view: View, seed: int) -> Breast:
 def place_in_breast(rng: np.random.Generator, view: View, look: Look) -> Place:
     """A place in the glandular layer with room behind for posterior features."""
     span = FRAME_WIDTH * view.pixel_mm / 2
-    share = rng.uniform(0.17, 0.24) if look.proportion[0] > 1 else rng.uniform(0.2, 0.34)
+    share = rng.uniform(0.18, 0.25) if look.proportion[0] > 1 else rng.uniform(0.24, 0.36)
     half_width = float(share * span)
     half_height = min(half_width * float(rng.uniform(*look.proportion)), 0.24 * view.depth_mm)
     half_width = min(half_width, half_height / look.proportion[0])
@@ -138,9 +138,9 @@ def paint_thyroid(tissue: Tissue, thyroid: Thyroid) -> None:
 
 def _trachea(tissue: Tissue, thyroid: Thyroid) -> None:
     """Cartilage, then air: a bright arc with fading echoes of itself and a dirty shadow."""
-    distance = ellipse(
-        tissue.x, tissue.z, (thyroid.side * 20.0, thyroid.lobe_z_mm + 3.0), (7.5, 9.0)
-    )
+    centre = thyroid.side * 20.0, thyroid.lobe_z_mm + 3.0
+    distance = ellipse(tissue.x, tissue.z, centre, (7.5, 9.0))
+    near = np.clip((np.float32(centre[1]) - tissue.z) / 5 + 0.4, 0, 1)
     tissue.fill(soft(distance, 0.4), -20.0)
     for echo, level_db in enumerate((15.0, 4.0, -4.0, -10.0)):
-        tissue.fill(0.9 * tissue.line(distance + np.float32(1.9 * echo), 0.9), level_db)
+        tissue.fill(0.9 * near * tissue.line(distance + np.float32(1.9 * echo), 0.9), level_db)

@@ -21,11 +21,11 @@ FRAME_HEIGHT = 336
 BANNER_HEIGHT = 24
 """Pixels at the top of a frame that hold text and never tissue."""
 PICTURE_HEIGHT = 304
-PICTURE_WIDTH = 428
+PICTURE_WIDTH = 432
 SCALE_WIDTH = 8
 """Pixels at the right of the picture, inside the region, for the depth ticks."""
-CURVED_SAMPLES = 272
-CURVED_BEAMS = 208
+CURVED_SAMPLES = 288
+CURVED_BEAMS = 216
 
 Shift = tuple[int, int]
 
@@ -133,7 +133,7 @@ class View:
 def linear_view(depth_mm: float, aperture_mm: float) -> View:
     """A linear array: one beam per column, one sample per row, square pixels."""
     pixel_mm = depth_mm / PICTURE_HEIGHT
-    width = min(PICTURE_WIDTH, round(aperture_mm / pixel_mm))
+    width = min(PICTURE_WIDTH, 8 * int(aperture_mm / pixel_mm / 8))  # lengths that the FFT likes
     return View(PICTURE_HEIGHT, width, pixel_mm, pixel_mm, 0.0, pixel_mm, width, PICTURE_HEIGHT)
 
 
@@ -156,7 +156,7 @@ def curved_view(depth_mm: float, radius_mm: float, half_angle_deg: float) -> Vie
     )
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def _sector_table(view: View) -> tuple[NDArray[np.int64], Float, NDArray[np.int64]]:
     """Grid indices ``(4, N)``, weights ``(4, N)`` and flat picture indices ``(N,)`` of the sector."""
     row, column = np.mgrid[0 : view.height, 0 : view.width]

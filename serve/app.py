@@ -1,0 +1,323 @@
+"""The HTTP door: who may ask, how much, and the way to the model.
+
+`Api` is a plain FastAPI application over any function that answers questions; `application` puts it on Ray
+Serve before the replicas of the champion. The door decodes and checks, the replicas only run the model, so
+health and refusals never wait for an answer that is being written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from PIL import Image
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from starlette.exceptions import HTTPException
+
+from sonoloop.model.chat import ChatMessage, ChatPart, ChatResult
+from sonoloop.platform.errors import Reason
+from sonoloop.platform.workspace import store_of
+from sonoloop.serve.answers import Answer
+from sonoloop.serve.champion import Champion, Event, Question, Refusal
+from sonoloop.serve.config import ServeConfig, ServeSettings
+from sonoloop.serve.images import decode_images
+from sonoloop.serve.protocol import (
+    ApiError,
+    ChatRequest,
+    ImagePart,
+    ModelCard,
+    ModelList,
+    RequestMessage,
+    bad_request,
+)
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 5
+MAX_DOOR_REQUESTS = 256
+"""Requests inside the door at once: far above the queue's length, so that health is always let in."""
+
+Ask: TypeAlias = Callable[[Question], AsyncGenerator[Event, None]]
+
+
+def key_digest(key: str) -> bytes:
+    """What the door keeps of the API key: enough to compare, too little to reveal it."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+class Api:
+    """The routes of one served model version.
+
+    Args:
+        config: Limits.
+        name: The model's name, which stands for the served version.
+        version: The served version, ``<name>/<version>``.
+        digest: `key_digest` of the API key.
+        ask: Answers a question; closing its generator stops the model.
+    """
+
+    def __init__(self, config: ServeConfig, name: str, version: str, digest: bytes, ask: Ask) -> None:
+        self._config, self._name, self._version, self._digest = config, name, version, digest
+        self._ask = ask
+        self._started = int(time.time())
+        self._num_inside = 0
+
+    def app(self) -> FastAPI:
+        """The ASGI application."""
+        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        key = [Depends(self._authorise)]
+        app.add_api_route("/healthz", self.healthz, methods=["GET"], response_model=None)
+        app.add_api_route("/v1/models", self.models, methods=["GET"], dependencies=key, response_model=None)
+        app.add_api_route(
+            "/v1/chat/completions", self.complete, methods=["POST"], dependencies=key, response_model=None
+        )
+        app.add_exception_handler(ApiError, _refused)
+        app.add_exception_handler(HTTPException, _no_route)
+        app.add_exception_handler(Exception, _failed)
+        return app
+
+    async def healthz(self) -> Response:
+        """Whether the door is open; needs no key and asks no model."""
+        return JSONResponse({"status": "ok"})
+
+    async def models(self) -> Response:
+        """The one version that answers."""
+        return _json(ModelList(data=[ModelCard(id=self._version, created=self._started)]))
+
+    async def complete(self, request: Request) -> Response:
+        """Answer a conversation, whole or as server-sent events."""
+        body = await _read_body(request, self._config.max_body_bytes)
+        chat = await asyncio.to_thread(ChatRequest.parse, body)
+        if chat.model not in (self._version, self._name):
+            raise ApiError(
+                HTTPStatus.NOT_FOUND,
+                f"no such model here; this server answers as {self._version}",
+                code="model_not_found",
+                param="model",
+            )
+        limit = chat.token_limit(self._config.max_tokens)
+        answer = Answer(self._version)
+        events = _in_time(self._events(chat, limit), self._config.timeout_s)
+        if not chat.stream:
+            async with aclosing(events):
+                return _json(await answer.whole(events))
+        first = await anext(events)  # a refusal comes before the first piece and still gets its status
+        pieces = answer.streamed(_chained(first, events), include_usage=chat.stream_options.include_usage)
+        return StreamingResponse(
+            pieces, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+        )
+
+    async def _events(self, chat: ChatRequest, limit: int) -> AsyncGenerator[str | ChatResult, None]:
+        begin = time.monotonic()
+        with self._place():
+            question = await asyncio.to_thread(_question, chat, limit, self._config)
+            async with aclosing(self._ask(question)) as events:
+                async for event in events:
+                    if isinstance(event, Refusal):
+                        raise _as_error(event)
+                    if isinstance(event, ChatResult):
+                        used, new = event.prompt_tokens, event.completion_tokens
+                        logger.info("answered: %d + %d tokens, %.1f s", used, new, time.monotonic() - begin)
+                    yield event
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        most = self._config.num_replicas * self._config.max_ongoing + self._config.max_queued
+        if self._num_inside >= most:
+            raise ApiError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{most} requests are being answered or wait already; come back in {RETRY_AFTER_S} s",
+                code="overloaded",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._num_inside += 1
+        try:
+            yield
+        finally:
+            self._num_inside -= 1
+
+    async def _authorise(self, request: Request) -> None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(key_digest(key.strip()), self._digest):
+            raise ApiError(
+                HTTPStatus.UNAUTHORIZED,
+                "expected the header Authorization: Bearer with this server's API key",
+                code="invalid_api_key",
+            )
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    """The body, unless it is too large; then reading stops at the limit."""
+    length = request.headers.get("content-length", "")
+    body = bytearray()
+    too_large = length.isdecimal() and int(length) > max_bytes
+    if not too_large:
+        async for chunk in request.stream():
+            body += chunk
+            too_large = len(body) > max_bytes
+            if too_large:
+                break
+    if too_large:
+        raise ApiError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"expected a body of at most {max_bytes} bytes; send fewer or smaller images",
+            code="body_too_large",
+        )
+    return bytes(body)
+
+
+def _question(chat: ChatRequest, limit: int, config: ServeConfig) -> Question:
+    urls = [
+        part.image_url.url for turn in chat.messages for part in turn.content if isinstance(part, ImagePart)
+    ]
+    pictures = iter(decode_images(urls, max_images=config.max_images, max_pixels=config.max_pixels))
+    messages = [_message(turn, pictures) for turn in chat.messages]
+    seed = secrets.randbits(31) if chat.seed is None else chat.seed
+    return Question(messages, max_new_tokens=limit, temperature=chat.temperature, seed=seed)
+
+
+def _message(turn: RequestMessage, pictures: Iterator[Image.Image]) -> ChatMessage:
+    parts: list[ChatPart] = [
+        {"type": "image", "image": next(pictures)}
+        if isinstance(part, ImagePart)
+        else {"type": "text", "text": part.text}
+        for part in turn.content
+    ]
+    return {"role": "system" if turn.role == "developer" else turn.role, "content": parts}
+
+
+def _as_error(refusal: Refusal) -> ApiError:
+    if refusal.reason is Reason.MODEL_FAILED:
+        return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, refusal.detail, code="model_failed")
+    too_long = refusal.reason is Reason.TOO_MANY_TOKENS
+    code = "context_length_exceeded" if too_long else refusal.reason or "invalid_value"
+    return bad_request(refusal.detail, code=code, param="messages")
+
+
+async def _in_time(
+    events: AsyncGenerator[str | ChatResult, None], timeout_s: float
+) -> AsyncGenerator[str | ChatResult, None]:
+    """The same events, up to a deadline for all of them together."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    async with aclosing(events):
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    event = await anext(events)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise ApiError(
+                    HTTPStatus.GATEWAY_TIMEOUT,
+                    f"the answer took more than {timeout_s:g} s; ask for fewer tokens or later",
+                    code="timeout",
+                ) from None
+            yield event
+
+
+async def _chained(
+    first: str | ChatResult, rest: AsyncGenerator[str | ChatResult, None]
+) -> AsyncIterator[str | ChatResult]:
+    async with aclosing(rest):
+        yield first
+        async for event in rest:
+            yield event
+
+
+def _json(
+    model: ModelList | Any, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(model.model_dump_json(), status, headers, media_type="application/json")
+
+
+async def _refused(_request: Request, err: Exception) -> Response:
+    assert isinstance(err, ApiError)
+    headers = {} if err.retry_after_s is None else {"Retry-After": str(err.retry_after_s)}
+    if err.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _json(err.body(), err.status, headers)
+
+
+async def _no_route(_request: Request, err: Exception) -> Response:
+    assert isinstance(err, HTTPException)
+    status = HTTPStatus(err.status_code)
+    message = f"{status.phrase}; this server knows POST /v1/chat/completions, GET /v1/models and GET /healthz"
+    return _json(ApiError(status, message, code="unknown_route").body(), status, dict(err.headers or {}))
+
+
+async def _failed(_request: Request, _err: Exception) -> Response:
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return _json(ApiError(status, "this server failed", code="internal_error").body(), status)
+
+
+class Gateway:
+    """The Serve deployment around `Api`.
+
+    Args:
+        config: Limits.
+        name: The model's name.
+        version: The served version.
+        digest: `key_digest` of the API key; the key itself never enters the cluster's state.
+        champion: Handle of the replicas.
+    """
+
+    def __init__(self, config: ServeConfig, name: str, version: str, digest: bytes, champion: Any) -> None:
+        self._api = Api(config, name, version, digest, self._ask)
+        self._champion = champion.options(stream=True)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Ray Serve asks for the application once the replica is built."""
+        return self._api.app()
+
+    async def _ask(self, question: Question) -> AsyncGenerator[Event, None]:
+        response = self._champion.answer.remote(question)
+        try:
+            async for event in response:
+                yield event
+        except (RayError, RayServeException) as err:
+            logger.warning("a replica was lost (%s)", type(err).__name__)
+            raise ApiError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the model's replica was lost; ask again",
+                code="replica_lost",
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
+        finally:
+            response.cancel()  # nothing to cancel after the last event
+
+
+def application(settings: ServeSettings, version: str, key: str) -> Any:
+    """The Serve application: one door, ``num_replicas`` champions behind it.
+
+    Args:
+        settings: Where the model lies and how it is served.
+        version: The model version, resolved.
+        key: The API key.
+    """
+    config = settings.serve
+    replicas = serve.deployment(
+        Champion,
+        num_replicas=config.num_replicas,
+        max_ongoing_requests=config.max_ongoing,
+        ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
+    )
+    door = serve.deployment(
+        serve.ingress()(Gateway),
+        name="Gateway",
+        max_ongoing_requests=MAX_DOOR_REQUESTS,
+        ray_actor_options={"num_cpus": 0},
+    )
+    champion = replicas.bind(store_of(settings.workspace, settings.s3), version, config.engine)
+    return door.bind(config, settings.model.name, version, key_digest(key), champion)

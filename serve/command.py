@@ -1,0 +1,126 @@
+"""``sonoloop serve``: the champion behind an OpenAI-compatible door, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sonoloop.platform import registry
+from sonoloop.platform.errors import ConfigError
+from sonoloop.platform.settings import read_settings
+from sonoloop.platform.workspace import store_of
+from sonoloop.serve.config import KEY_VARIABLE, ServeConfig, ServeSettings, required_key
+
+console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def serve(
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="TOML file: a path or an s3:// URI.")
+    ] = "sonoloop.toml",
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Instead of serve.port.")] = None,
+) -> None:
+    """Answer ad hoc questions with the champion (OpenAI-compatible)."""
+    settings = read_settings(ServeSettings, config)
+    if port is not None:
+        settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={"port": port})})
+    key = required_key()
+    workspace = store_of(settings.workspace, settings.s3)
+    workspace.check()
+    version = registry.resolve(workspace, settings.model.name, "champion")
+    _require_free_port(settings)
+    with _stop_signals() as stop, _authenticated_ray(settings):
+        from sonoloop.serve import running  # loads Ray, which must see the variables set above
+
+        console.print("serve: starting Ray")
+        with running.ray_session(settings):
+            console.print(f"serve: loading {version}")
+            with running.served(settings, version, key) as url:
+                _introduce(url, version, settings)
+                stop.wait()
+                console.print("serve: stopping")
+
+
+def _introduce(url: str, version: str, settings: ServeSettings) -> None:
+    where = " on the Ray head's machine" if settings.joins_ray() else ""
+    console.print(
+        f"serve: {version} answers at {url}/v1{where}; stop with Ctrl-C. Ask it about an image.png:\n"
+    )
+    image = '{"type":"image_url","image_url":{"url":"data:image/png;base64,%s"}}'
+    text = '{"type":"text","text":"Write the report of this ultrasound image."}'
+    body = f'{{"model":"{version}","messages":[{{"role":"user","content":[{image},{text}]}}]}}'
+    # printf is the shell's own: a large image fits, where an argument of curl may have 128 KiB only
+    console.print(
+        f"  printf '{body}' \"$(base64 -w0 image.png)\" | curl -s {url}/v1/chat/completions "
+        f'-H "Authorization: Bearer ${KEY_VARIABLE}" -d @-\n'
+    )
+
+
+def _require_free_port(settings: ServeSettings) -> None:
+    """Refuse a busy port before anything starts; where Ray is elsewhere, that port cannot be seen."""
+    if settings.joins_ray():
+        return
+    config: ServeConfig = settings.serve
+    try:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+    except OSError as err:
+        raise ConfigError(f"serve.host {config.host} is no address of this machine") from err
+    family, kind, protocol, _, place = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        try:
+            probe.bind(place)
+        except OSError as err:
+            raise ConfigError(
+                f"cannot listen on {config.host}:{config.port} ({os.strerror(err.errno or 0)}); stop what "
+                "holds it, or choose another with --port"
+            ) from err
+
+
+@contextmanager
+def _authenticated_ray(settings: ServeSettings) -> Iterator[None]:
+    """Say how Ray authenticates, for it would otherwise go by what it finds in ``~/.ray``.
+
+    A Ray of our own listens on every interface (2.60), so it gets a token of its own; the file goes with it.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        yield
+        return
+    if settings.joins_ray():
+        has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+        os.environ["RAY_AUTH_MODE"] = "token" if has_token else "disabled"
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="sonoloop-serve-") as folder:  # made with mode 0700
+        token = Path(folder, "token")
+        token.write_text(secrets.token_hex(32))
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        yield
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM set the event; while something is still starting they interrupt it."""
+    stop, waiting = threading.Event(), threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

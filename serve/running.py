@@ -1,0 +1,93 @@
+"""Ray and Serve for the length of one ``sonoloop serve``.
+
+Importing this module loads Ray, which reads ``RAY_AUTH_MODE`` once and never again (2.60): set that first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray import serve
+
+from sonoloop.platform.errors import ServiceError
+from sonoloop.serve.app import application
+from sonoloop.serve.config import ServeConfig, ServeSettings
+
+logger = logging.getLogger(__name__)
+APPLICATION = "sonoloop"
+
+
+@contextmanager
+def ray_session(settings: ServeSettings) -> Iterator[None]:
+    """Ray for the length of the service: the one already connected, the configured one, or an own one.
+
+    Raises:
+        ServiceError: the configured Ray does not answer.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    joins = settings.joins_ray()
+    try:
+        ray.init(
+            address=settings.ray.address if joins else "local",
+            num_cpus=None if joins else settings.ray.num_cpus,
+            include_dashboard=None if joins else False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as err:
+        raise ServiceError(f"Ray does not start or answer ({type(err).__name__}): {err}") from err
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def served(settings: ServeSettings, version: str, key: str) -> Iterator[str]:
+    """The application on Serve, ready to be asked; gives its address. Serve ends with the block.
+
+    Raises:
+        ServiceError: Serve runs in this Ray already, or the application does not come up.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if serve.status().proxies:
+        raise ServiceError(
+            "Ray Serve runs in this Ray already, perhaps under another `sonoloop serve`; end that first "
+            "(or, if nothing owns it any more: serve shutdown)"
+        )
+    config = settings.serve
+    try:
+        with _clear_failures():
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": config.host, "port": config.port},
+                logging_config={"log_level": "INFO"},
+            )
+            serve.run(application(settings, version, key), name=APPLICATION, route_prefix="/")
+        yield address(config)
+    finally:
+        serve.shutdown()
+
+
+def address(config: ServeConfig) -> str:
+    """The base URL under which this machine reaches the service."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"http://{everywhere.get(config.host, host)}:{config.port}"
+
+
+@contextmanager
+def _clear_failures() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, TimeoutError, ray.exceptions.RayError) as err:
+        failed = serve.status().applications.get(APPLICATION)
+        told = [line for line in (failed.message if failed else str(err)).splitlines() if line.strip()]
+        logger.debug("the application did not come up", exc_info=err)
+        reason = told[-1].strip() if told else type(err).__name__
+        raise ServiceError(f"the model could not be served: {reason}") from err

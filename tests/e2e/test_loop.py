@@ -1,0 +1,179 @@
+"""The loop at small size on real parts: S3, Label Studio, Ray Data, Ray Train with DeepSpeed, the registry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sonoloop.jobs.annotate import run_annotate
+from sonoloop.jobs.config import Config
+from sonoloop.jobs.demo.archive import read_truth, write_archive
+from sonoloop.jobs.demo.progress import Steps
+from sonoloop.jobs.demo.reader import read_tasks
+from sonoloop.jobs.evaluate import run_evaluate
+from sonoloop.jobs.finetune import run_finetune
+from sonoloop.jobs.index import run_index
+from sonoloop.jobs.init import run_init
+from sonoloop.jobs.labelstudio import open_project
+from sonoloop.jobs.promote import run_promote, run_rollback
+from sonoloop.jobs.pull import run_pull
+from sonoloop.jobs.push import run_push
+from sonoloop.platform import registry
+from sonoloop.platform.errors import GateRefusedError
+from sonoloop.platform.identity import pseudonym_key
+from sonoloop.platform.phantoms.archive import PhantomConfig
+from sonoloop.platform.tables import current_reviews, read_cases, read_drafts, read_reviews
+from sonoloop.platform.workspace import S3Config, Store, store_of
+
+if TYPE_CHECKING:
+    from tests.conftest import LabelStudioStack, S3Stack
+
+pytestmark = [pytest.mark.ray, pytest.mark.labelstudio]
+NUM_STUDIES = 24
+
+
+@pytest.fixture(scope="module")
+def loop(
+    stack_s3: S3Stack, stack_labelstudio: LabelStudioStack, ray_cluster: str, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """A loop that has gone round once; each test looks at one seam of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack_labelstudio.env.items():
+            patch.setenv(name, value)
+        yield SimpleNamespace(**_go_round(stack_s3, stack_labelstudio))
+
+
+def _go_round(s3: S3Stack, labelstudio: LabelStudioStack) -> dict[str, Any]:
+    bucket = s3.bucket()
+    config = Config(
+        workspace=f"s3://{bucket}/workspace",
+        archive=f"s3://{bucket}/archive",
+        s3=S3Config(endpoint_url=s3.endpoint),
+        labelstudio={"url": labelstudio.url, "project": f"Loop {bucket}"},
+        finetune={"epochs": 2, "test_share": 0.4},
+        gate={"min_cases": 1, "min_gain": -1.0},
+    )
+    truth_store = store_of(f"s3://{bucket}/truth", config.s3)
+    steps = Steps(1)
+    num_objects = write_archive(store_of(config.archive, config.s3), truth_store, _phantoms(), steps)
+    first = run_init(config).champion
+    indexed = run_index(config)
+    annotated = run_annotate(config)
+    workspace = store_of(config.workspace, config.s3)
+    cases = {case.case_id: case for case in read_cases(workspace)}
+    truth = read_truth(truth_store, cases, pseudonym_key())
+    pushed = [run_push(config), run_push(config)]
+    drafts = {(d.case_id, d.model_version): d for d in read_drafts(workspace) if d.status == "draft"}
+    with open_project(config) as (door, project):
+        read = read_tasks(door, project.id, drafts, truth, steps)
+        tasks = list(door.all_tasks(project.id))
+    pulled = [run_pull(config), run_pull(config)]
+    finetuned = run_finetune(config)
+    evaluated = run_evaluate(config)
+    return {
+        "config": config,
+        "workspace": workspace,
+        "num_objects": num_objects,
+        "first": first,
+        "indexed": indexed,
+        "annotated": annotated,
+        "cases": cases,
+        "truth": truth,
+        "pushed": pushed,
+        "read": read,
+        "tasks": tasks,
+        "pulled": pulled,
+        "finetuned": finetuned,
+        "evaluated": evaluated,
+    }
+
+
+def _phantoms() -> PhantomConfig:
+    raise AssertionError
+
+
+def test_every_object_of_the_archive_is_indexed_or_rejected_with_a_reason(loop: Any) -> None:
+    assert loop.indexed.objects == loop.num_objects
+    assert loop.indexed.indexed + loop.indexed.rejected == loop.num_objects
+    assert sum(loop.indexed.rejected_by_reason.values()) == loop.indexed.rejected
+    assert {"empty-object", "not-ultrasound", "not-an-image"} <= loop.indexed.rejected_by_reason.keys()
+
+
+def test_every_case_has_one_draft_or_one_rejection(loop: Any) -> None:
+    rows = read_drafts(loop.workspace, model_version=loop.first)
+    assert Counter(row.case_id for row in rows) == Counter(loop.cases)
+    assert loop.annotated.drafted > 0.9 * len(loop.cases)
+
+
+def test_a_second_annotate_finds_nothing_to_do(loop: Any) -> None:
+    assert run_annotate(loop.config).cases == 0
+
+
+def test_pushing_twice_makes_one_task_and_one_prediction_per_case(loop: Any) -> None:
+    assert loop.pushed[0].new_tasks == loop.annotated.drafted
+    assert (loop.pushed[1].new_tasks, loop.pushed[1].new_predictions) == (0, 0)
+    assert max(Counter(task.data.case_id for task in loop.tasks).values()) == 1
+    assert all(len(task.predictions) == 1 for task in loop.tasks)
+
+
+def test_each_correction_is_pulled_once_with_the_draft_it_came_from(loop: Any) -> None:
+    assert loop.pulled[0].new_reviews == loop.read > 0
+    assert loop.pulled[1].new_reviews == 0
+    reviews = read_reviews(loop.workspace)
+    assert len({review.case_id for review in reviews}) == len(reviews) == loop.read
+    assert {review.model_version for review in reviews} == {loop.first}
+    origins = Counter(origin for review in reviews for origin in review.origins.values())
+    assert origins["prediction"] and origins["prediction-changed"]
+
+
+def test_reviews_say_what_the_truth_says_but_for_the_readers_few_errors(loop: Any) -> None:
+    reviews = current_reviews(loop.workspace)
+    same = sum(reviews[key].parsed_entities() == loop.truth[key].entities for key in reviews)
+    assert same >= 0.8 * len(reviews)
+
+
+def test_the_challenger_learned_from_training_patients_only(loop: Any) -> None:
+    assert loop.finetuned.challenger != loop.first
+    assert loop.finetuned.num_train + loop.finetuned.num_test == loop.read
+    assert loop.evaluated.num_cases == loop.finetuned.num_test
+    assert loop.evaluated.champion.scores.num_cases == loop.evaluated.challenger.scores.num_cases
+
+
+def test_promotion_changes_the_champion_and_rollback_undoes_it(loop: Any) -> None:
+    with pytest.raises(GateRefusedError, match="asks for 1000"):
+        run_promote(loop.config.model_copy(update={"gate": loop.config.gate.model_copy(update={"min_cases": 1000})}))
+    assert registry.resolve(loop.workspace, loop.config.model.name) == loop.first
+    run_promote(loop.config)
+    assert registry.resolve(loop.workspace, loop.config.model.name) == loop.finetuned.challenger
+    run_rollback(loop.config)
+    assert registry.resolve(loop.workspace, loop.config.model.name) == loop.first
+
+
+def test_no_patient_name_or_identifier_lies_anywhere_in_the_workspace(loop: Any) -> None:
+    names = _identifiers(store_of(loop.config.archive, loop.config.s3))
+    assert names
+    for info in loop.workspace.list_objects():
+        data = loop.workspace.read_path(info.uri.removeprefix("s3://"))
+        found = [name for name in names if name in data]
+        assert not found, f"{Path(info.uri).name} holds an identifier"
+
+
+def _identifiers(archive: Store) -> set[bytes]:
+    import io
+
+    import pydicom
+
+    found: set[bytes] = set()
+    for info in archive.list_objects():
+        data = archive.read_path(info.uri.removeprefix("s3://"))
+        if data[128:132] == b"DICM" and "/real/" not in info.uri and "/broken/" not in info.uri:
+            header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+            found |= {
+                str(header[name].value).encode()
+                for name in ("PatientName", "PatientID", "StudyInstanceUID", "SOPInstanceUID")
+            }
+    return found
