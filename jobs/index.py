@@ -16,7 +16,7 @@ from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.progress import counted
 from sonoloop.jobs.runs import ray_session, stage, start_run
 from sonoloop.platform.archive.index_object import IndexConfig, index_object
-from sonoloop.platform.errors import CountError, NothingToDoError
+from sonoloop.platform.errors import CountError, NothingToDoError, Reason
 from sonoloop.platform.identity import pseudonym_key
 from sonoloop.platform.records import CaseImage, CaseRecord, InstanceRecord, content_id
 from sonoloop.platform.tables import read_cases, read_instances
@@ -54,13 +54,21 @@ def run_index(config: Config) -> IndexSummary:
     listed = list(archive.list_objects())
     if not listed:
         raise NothingToDoError(f"the archive {archive.uri} holds no object; check the prefix")
-    fresh = [info for info in listed if info.uri not in known or known[info.uri].etag != info.etag]
-    with ray_session(config.ray), stage("index") as counts:
-        records = _open_all(fresh, archive, workspace, config.index, key) if fresh else []
-        counts.update(objects=len(fresh))
+    fresh = [info for info in listed if _is_fresh(info, known.get(info.uri), config.index)]
+    records: list[InstanceRecord] = []
     if fresh:
+        with ray_session(config.ray), stage("index") as counts:
+            records = _open_all(fresh, archive, workspace, config.index, key)
+            counts.update(objects=len(records))
         _write(config, workspace, records, known)
     return _summary(workspace, num_listed=len(listed), records=records)
+
+
+def _is_fresh(info: ObjectInfo, row: InstanceRecord | None, config: IndexConfig) -> bool:
+    """Whether an object is new, changed, or was rejected for something that may be otherwise now."""
+    if row is None or row.etag != info.etag or row.retryable:
+        return True
+    return row.reason == Reason.PHI_SUSPECTED and config.pictures_are_clean
 
 
 def _open_all(
@@ -92,18 +100,26 @@ def _open_all(
 def _write(
     config: Config, workspace: Store, records: list[InstanceRecord], known: dict[str, InstanceRecord]
 ) -> None:
+    """Cases first: the instances table says what is done, so a run killed in between is done again."""
     run_id = f"index-{content_id(*sorted(f'{r.uri}@{r.etag}' for r in records), length=12)}"
     run = start_run(workspace, "index", run_id=run_id, key=run_id, config=config)
-    workspace.write_table(InstanceRecord.table(records), "instances", f"{run_id}.parquet")
-    touched = {record.case_id for record in records if record.case_id}
+    before = [known[record.uri] for record in records if record.uri in known]
+    touched = {record.case_id for record in (*records, *before) if record.case_id}
     everything = {**known, **{record.uri: record for record in records}}.values()
-    cases = group_cases((r for r in everything if r.case_id in touched), config.index)
+    cases = group_cases(
+        (r for r in everything if r.case_id in touched),
+        config.index,
+        indexed_at=max(record.indexed_at for record in records),
+    )
     workspace.write_table(CaseRecord.table(cases), "cases", f"{run_id}.parquet")
+    workspace.write_table(InstanceRecord.table(records), "instances", f"{run_id}.parquet")
     rejected = sum(record.status == "rejected" for record in records)
     run.finished(workspace, {"objects": len(records), "rejected": rejected, "cases": len(cases)})
 
 
-def group_cases(instances: Iterable[InstanceRecord], config: IndexConfig) -> list[CaseRecord]:
+def group_cases(
+    instances: Iterable[InstanceRecord], config: IndexConfig, *, indexed_at: datetime
+) -> list[CaseRecord]:
     """One case per study; an instance stored twice counts once, and images are capped per case.
 
     Every instance gives its first key frame before any gives its second, so that no long loop crowds out
@@ -113,10 +129,12 @@ def group_cases(instances: Iterable[InstanceRecord], config: IndexConfig) -> lis
     for row in sorted(instances, key=lambda row: row.uri):
         if row.case_id is not None:
             by_case[row.case_id][row.instance_id] = row
-    return [_case(case_id, list(rows.values()), config) for case_id, rows in sorted(by_case.items())]
+    return [
+        _case(case_id, list(rows.values()), config, indexed_at) for case_id, rows in sorted(by_case.items())
+    ]
 
 
-def _case(case_id: str, rows: list[InstanceRecord], config: IndexConfig) -> CaseRecord:
+def _case(case_id: str, rows: list[InstanceRecord], config: IndexConfig, indexed_at: datetime) -> CaseRecord:
     ranked: list[tuple[int, int, CaseImage]] = []
     for place, row in enumerate(rows):
         ranked.extend((turn, place, image) for turn, image in enumerate(row.images))
@@ -130,7 +148,7 @@ def _case(case_id: str, rows: list[InstanceRecord], config: IndexConfig) -> Case
         organ_hint=next(iter(hints)) if len(hints) == 1 else None,
         scanner=next((row.scanner for row in rows if row.scanner), None),
         images=tuple(image for _, _, image in kept),
-        indexed_at=max(row.indexed_at for row in rows),
+        indexed_at=indexed_at,
     )
 
 

@@ -11,9 +11,10 @@ from pydantic import SecretStr
 from sonoloop.jobs.config import Config
 from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.labelstudio.answers import Project
-from sonoloop.platform.labelstudio.client import ImageStorage, LabelStudioDoor
+from sonoloop.platform.labelstudio.client import LabelStudioDoor
 from sonoloop.platform.labelstudio.config import api_key
 from sonoloop.platform.labelstudio.page import build_page
+from sonoloop.platform.labelstudio.storage import ImageStorage
 from sonoloop.platform.workspace import Store
 
 

@@ -125,7 +125,7 @@ def set_aliases(
     current = Aliases.model_validate_json(found[0]) if found else Aliases()
     if current != expected:
         raise ConflictError(f"the aliases of {name} were changed by another writer; evaluate again")
-    changed = current.model_copy(update={**changes})
+    changed = current.model_copy(update={str(alias): version for alias, version in changes.items()})
     workspace.put_control(
         changed.model_dump_json(indent=2).encode(),
         "models",

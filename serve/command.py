@@ -9,9 +9,8 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -41,7 +40,8 @@ def serve(
     workspace.check()
     version = registry.resolve(workspace, settings.model.name, "champion")
     _require_free_port(settings)
-    with _stop_signals() as stop, _authenticated_ray(settings):
+    _interrupt_on_signals()
+    with _authenticated_ray(settings):
         from sonoloop.serve import running  # loads Ray, which must see the variables set above
 
         console.print("serve: starting Ray")
@@ -49,7 +49,7 @@ def serve(
             console.print(f"serve: loading {version}")
             with running.served(settings, version, key) as url:
                 _introduce(url, version, settings)
-                stop.wait()
+                _wait_until_stopped()
                 console.print("serve: stopping")
 
 
@@ -110,17 +110,13 @@ def _authenticated_ray(settings: ServeSettings) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """SIGINT and SIGTERM set the event; while something is still starting they interrupt it."""
-    stop, waiting = threading.Event(), threading.Event()
+def _wait_until_stopped() -> None:
+    _interrupt_on_signals()  # again: ray.init puts its own handler on SIGTERM
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _interrupt_on_signals() -> None:
+    """SIGTERM, like SIGINT, unwinds the stack, so that what was started is stopped."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)

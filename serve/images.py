@@ -19,7 +19,7 @@ from sonoloop.serve.protocol import bad_request
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _KINDS = ", ".join(f"image/{name.lower()}" for name in FORMATS)
-# What Pillow's decoders raise on damaged files (seen in 11 to 13): truncation, wrong checksums, absurd headers.
+# What Pillow's decoders raise on damaged files: truncation, wrong checksums, absurd headers.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 
 
@@ -77,7 +77,7 @@ def _decoded(data: bytes, where: str, *, max_pixels: int) -> Image.Image:
                 width, height = picture.size
                 if width * height > max_pixels:
                     raise bad_request(
-                        f"{where} has {width} x {height} pixels, {max_pixels} are left for it; send it smaller",
+                        f"{where} has {width} x {height} pixels, {max_pixels} are left for it; shrink it",
                         code="image_too_large",
                         param="messages",
                     )

@@ -117,10 +117,13 @@ def stack_labelstudio(stack_folder: Path, stack_s3: S3Stack) -> LabelStudioStack
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
-    """One local Ray in this process, 4 logical CPUs; gives its address."""
+def ray_cluster(stack_s3: S3Stack) -> Iterator[str]:
+    """One local Ray in this process, 4 logical CPUs, whose workers know the S3 keys; gives its address."""
     import ray
 
+    patch = pytest.MonkeyPatch()
+    for name, value in stack_s3.env.items():
+        patch.setenv(name, value)  # workers inherit what Ray is started with
     temporary = Path(f"/tmp/sonoloop-test-ray-{os.getpid()}")  # short: Ray's sockets live there
     context = ray.init(
         address="local",
@@ -131,4 +134,5 @@ def ray_cluster() -> Iterator[str]:
     )
     yield str(context.address_info["gcs_address"])
     ray.shutdown()
+    patch.undo()
     shutil.rmtree(temporary, ignore_errors=True)

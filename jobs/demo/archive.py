@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pydantic import SecretStr
-from sonoloop.platform.phantoms.archive import PhantomConfig, broken_objects, build_studies, real_examples
-from sonoloop.platform.phantoms.truth import TruthRecord
 
 from sonoloop.jobs.demo.progress import Steps
 from sonoloop.model.metrics import Described
 from sonoloop.platform.identity import pseudonym
 from sonoloop.platform.lexicon import LesionBox, parse_entities
+from sonoloop.platform.phantoms.archive import PhantomConfig, build_studies
+from sonoloop.platform.phantoms.extras import broken_objects, real_examples
+from sonoloop.platform.phantoms.truth import TruthRecord
 from sonoloop.platform.records import CaseRecord
 from sonoloop.platform.workspace import Store
 
@@ -31,10 +32,9 @@ def write_archive(archive: Store, truth: Store, config: PhantomConfig, steps: St
             num_objects += 1
         truths.append(study.truth)
         steps.tick(f"{len(truths)} phantom studies")
-    for folder, objects in (("real", real_examples()), ("broken", broken_objects())):
-        for key, data in objects:
-            archive.write_bytes(data, folder, key)
-            num_objects += 1
+    for key, data in (*real_examples(), *broken_objects()):
+        archive.write_bytes(data, key)
+        num_objects += 1
     truth.write_table(TruthRecord.table(truths), TRUTH_FILE)
     return num_objects
 

@@ -14,13 +14,15 @@ from typing import Annotated
 
 import typer
 from pydantic import BaseModel
-from sonoloop.platform.phantoms.archive import PhantomConfig
 
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.demo.archive import write_archive
 from sonoloop.jobs.demo.progress import Steps
 from sonoloop.jobs.demo.size import DemoConfig
 from sonoloop.jobs.output import JsonOption
+from sonoloop.platform.lexicon import Organ
+from sonoloop.platform.phantoms.archive import PhantomConfig, PhantomGroup
+from sonoloop.platform.phantoms.scanners import ScannerKind
 from sonoloop.platform.stack import StackConfig, StackInfo, environment, start
 from sonoloop.platform.workspace import S3Config, Store, store_of
 
@@ -83,4 +85,14 @@ epochs = {size.epochs}
 
 
 def _phantoms(size: DemoConfig) -> PhantomConfig:
-    raise AssertionError  # filled in once the phantoms' interface stands
+    """The kind that the embedded model knows, on machine A, and one that it does not, on machine B."""
+    groups: tuple[tuple[Organ, ScannerKind, int], ...] = (
+        ("breast", "A", size.num_known // 2),
+        ("thyroid", "A", size.num_known // 2),
+        ("liver", "B", size.num_new // 2),
+        ("kidney", "B", size.num_new // 2),
+    )
+    return PhantomConfig(
+        seed=size.seed,
+        groups=tuple(PhantomGroup(organ=organ, scanner=kind, count=count) for organ, kind, count in groups),
+    )

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,10 +83,23 @@ def open_instance(data: bytes, *, name: str) -> Instance:
     return _open_picture(data, name)
 
 
-def _open_dicom(data: bytes) -> Instance:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the readers: pydicom and Pillow quote header values in warnings and in log lines."""
+    reader = logging.getLogger("pydicom")
+    level = reader.level
+    reader.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom quotes header values in its warnings
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        reader.setLevel(level)
+
+
+def _open_dicom(data: bytes) -> Instance:
+    try:
+        with _quiet():
             dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
             return _from_dataset(dataset, content=hashlib.sha256(data).hexdigest())
     except RejectedError:
@@ -147,8 +162,7 @@ def _regions(dataset: pydicom.Dataset, rows: int, columns: int) -> tuple[Region,
 
 def _dicom_frame(dataset: pydicom.Dataset, index: int) -> Frame:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as above
+        with _quiet():
             _refuse_other_size(dataset, index)
             pixels = pixel_array(dataset, index=index)
             if dataset.PhotometricInterpretation == "PALETTE COLOR":
@@ -181,8 +195,7 @@ def _refuse_other_size(dataset: pydicom.Dataset, index: int) -> None:
 
 def _open_picture(data: bytes, name: str) -> Instance:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's quote tags
+        with _quiet():
             picture = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
     except Exception as err:  # arbitrary bytes, as above
         raise RejectedError(
@@ -210,8 +223,7 @@ def _open_picture(data: bytes, name: str) -> Instance:
 
 def _picture_frame(picture: Image.Image) -> Frame:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as above
+        with _quiet():
             if picture.mode.startswith(("I", "F")):
                 return to_uint8(np.asarray(picture))
             return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))

@@ -132,10 +132,10 @@ def _missing(door: LabelStudioDoor, project_id: int, batch: Sequence[CaseUpload]
             continue
         task = _keep_one(door, by_case[case.case_id])
         if list(task.data.images) != case.data["images"]:
-            if task.annotations:  # its boxes count on the images as they were
+            if task.annotations:  # boxes count on the order of the images, the reviewed ones on the old
                 logger.warning("case %s has other images now; its reviewed task stays", case.case_id)
-            else:
-                missing.stale.append((task.id, case.data))
+                continue
+            missing.stale.append((task.id, case.data))
         if case.prediction and not _keep_one_prediction(door, task, case.prediction["model_version"]):
             missing.predictions.append((task.id, case.prediction))
     return missing

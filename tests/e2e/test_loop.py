@@ -25,7 +25,7 @@ from sonoloop.jobs.push import run_push
 from sonoloop.platform import registry
 from sonoloop.platform.errors import GateRefusedError
 from sonoloop.platform.identity import pseudonym_key
-from sonoloop.platform.phantoms.archive import PhantomConfig
+from sonoloop.platform.phantoms.archive import PhantomConfig, PhantomGroup
 from sonoloop.platform.tables import current_reviews, read_cases, read_drafts, read_reviews
 from sonoloop.platform.workspace import S3Config, Store, store_of
 
@@ -38,7 +38,10 @@ NUM_STUDIES = 24
 
 @pytest.fixture(scope="module")
 def loop(
-    stack_s3: S3Stack, stack_labelstudio: LabelStudioStack, ray_cluster: str, tmp_path_factory: pytest.TempPathFactory
+    stack_s3: S3Stack,
+    stack_labelstudio: LabelStudioStack,
+    ray_cluster: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
     """A loop that has gone round once; each test looks at one seam of it."""
     with pytest.MonkeyPatch.context() as patch:
@@ -93,7 +96,11 @@ def _go_round(s3: S3Stack, labelstudio: LabelStudioStack) -> dict[str, Any]:
 
 
 def _phantoms() -> PhantomConfig:
-    raise AssertionError
+    kinds = (("thyroid", "A"), ("liver", "B"), ("kidney", "B"))
+    groups = tuple(
+        PhantomGroup(organ=organ, scanner=scanner, count=NUM_STUDIES // 3) for organ, scanner in kinds
+    )
+    return PhantomConfig(seed=11, groups=groups, workers=1)
 
 
 def test_every_object_of_the_archive_is_indexed_or_rejected_with_a_reason(loop: Any) -> None:
@@ -145,7 +152,9 @@ def test_the_challenger_learned_from_training_patients_only(loop: Any) -> None:
 
 def test_promotion_changes_the_champion_and_rollback_undoes_it(loop: Any) -> None:
     with pytest.raises(GateRefusedError, match="asks for 1000"):
-        run_promote(loop.config.model_copy(update={"gate": loop.config.gate.model_copy(update={"min_cases": 1000})}))
+        run_promote(
+            loop.config.model_copy(update={"gate": loop.config.gate.model_copy(update={"min_cases": 1000})})
+        )
     assert registry.resolve(loop.workspace, loop.config.model.name) == loop.first
     run_promote(loop.config)
     assert registry.resolve(loop.workspace, loop.config.model.name) == loop.finetuned.challenger

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from sonoloop.platform.labelstudio.predictions import (
+    model_version_of,
+    prediction_of,
+    task_data,
+    version_name,
+)
+from sonoloop.platform.lexicon import LesionBox
+from sonoloop.platform.records import CaseImage, CaseRecord
+
+
+def test_a_draft_becomes_one_region_per_filled_control(draft) -> None:
+    prediction = prediction_of(draft(organ="kidney"))
+    assert prediction["model_version"] == "nano/1@p1"
+    assert prediction["score"] == 0.75
+    assert [region["from_name"] for region in prediction["result"]] == [
+        "findings",
+        "impression",
+        "organ",
+        "kidney_collecting_system",
+        "lesion",
+        "kidney_echogenicity",
+        "kidney_margin",
+        "kidney_posterior_features",
+        "box",
+    ]
+    assert len({region["id"] for region in prediction["result"]}) == 9
+
+
+def test_boxes_are_percent_of_the_image_they_lie_on(draft) -> None:
+    boxes = (LesionBox(image_index=2, x=0.1, y=0.25, width=0.5, height=0.75),)
+    region = prediction_of(draft(boxes=boxes))["result"][-1]
+    assert region["item_index"] == 2
+    assert {name: region["value"][name] for name in ("x", "y", "width", "height")} == {
+        "x": 10,
+        "y": 25,
+        "width": 50,
+        "height": 75,
+    }
+
+
+def test_an_empty_text_gives_no_region_so_that_its_field_stays_open(draft) -> None:
+    names = [r["from_name"] for r in prediction_of(draft().model_copy(update={"findings": ""}))["result"]]
+    assert "findings" not in names
+    assert "impression" in names
+
+
+def test_a_draft_that_does_not_fit_names_case_and_place_but_never_the_text(draft) -> None:
+    bad = draft("case-7").model_copy(update={"confidence": 1.7, "findings": "Jane Doe"})
+    with pytest.raises(ValueError, match=r"case-7 .* in: score") as caught:
+        prediction_of(bad)
+    assert "Jane" not in str(caught.value)
+    bad = draft("case-8").model_copy(update={"impression": 12})
+    with pytest.raises(ValueError, match=r"case-8 .* in: impression"):
+        prediction_of(bad)
+
+
+def test_a_rejection_has_no_prediction(draft) -> None:
+    with pytest.raises(ValueError, match="case-1 was rejected"):
+        prediction_of(draft().model_copy(update={"status": "rejected"}))
+
+
+def test_version_names_carry_the_prompt_and_come_back_without_it() -> None:
+    assert model_version_of(version_name("nano/3", "p@2")) == "nano/3@p"  # prompt names hold no @
+    assert model_version_of(version_name("nano/3", "p2")) == "nano/3"
+    assert model_version_of("someone-elses") == "someone-elses"
+
+
+def test_task_data_holds_image_uris_in_the_order_of_the_case_and_no_identifier() -> None:
+    images = tuple(
+        CaseImage(image_key=f"images/ab/{n}.png", instance_id="i", frame_index=0, width=9, height=9)
+        for n in "ba"
+    )
+    case = CaseRecord(
+        case_id="c",
+        patient_key="secret",
+        organ_hint=None,
+        scanner="X",
+        images=images,
+        indexed_at=datetime.now(UTC),
+    )
+    assert task_data(case, "s3://bucket/ws/") == {
+        "case_id": "c",
+        "images": ["s3://bucket/ws/images/ab/b.png", "s3://bucket/ws/images/ab/a.png"],
+        "organ_hint": "not known",
+        "scanner": "X",
+    }
