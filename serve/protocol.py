@@ -153,7 +153,13 @@ class ChatRequest(_Given):
                 raise bad_request(
                     f"{place} is not supported here; leave it out", code="unsupported_parameter", param=place
                 ) from None
-            text = f"{place}: {first['msg']}" if place else first["msg"]
+            # this one kind of message quotes what was sent
+            said = (
+                "expected a part of type text or image_url"
+                if first["type"] == "union_tag_invalid"
+                else first["msg"]
+            )
+            text = f"{place}: {said}" if place else said
             raise bad_request(text, param=place) from None  # the cause would carry the prompt into a log
 
     def token_limit(self, most: int) -> int:

@@ -37,7 +37,7 @@ from sonoloop.model.nano.data import (
 from sonoloop.model.nano.schedule import adamw, descend, endless_batches, set_lr
 from sonoloop.model.nano.scores import NanoScores, StoredScores, evaluate, write_scores
 from sonoloop.model.nano.tokenizer import SPECIAL_TOKENS, train_tokenizer
-from sonoloop.model.nano.warmup import DirectHeads, FieldIndex, direct_loss, patch_targets
+from sonoloop.model.nano.warmup import DirectHeads, FieldIndex, direct_targets, smooth_patch_embedding
 from sonoloop.model.processor import EchoVLMProcessor, prepare
 from sonoloop.model.supervised import collate, supervised_example
 from sonoloop.platform.lexicon import Organ
@@ -122,6 +122,7 @@ class Trainer:
             nano_config(config), experts_implementation="eager"
         )
         _widen(self.model.model.visual)
+        smooth_patch_embedding(self.model.model.visual.patch_embed.proj)
         self.index = FieldIndex(SEEN_ORGANS)
         width = self.model.config.text_config.hidden_size
         self.heads = DirectHeads(width, self.index.sizes())
@@ -185,9 +186,8 @@ class Trainer:
         rows, columns = (grids[0, 1:] // 2).tolist()
         labels = torch.tensor([self.index.labels(c.target.entities) for c in cases for _ in c.input.images])
         boxes = torch.tensor([corners for case in cases for corners in case.corners()])
-        cover = patch_targets(boxes, rows, columns)
         x_BMD = features.view(len(labels), rows * columns, -1)
-        return direct_loss(self.heads(x_BMD), labels, boxes, cover)
+        return self.heads.loss(x_BMD, direct_targets(labels, boxes, rows, columns))
 
 
 def _widen(module: nn.Module) -> None:

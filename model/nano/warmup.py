@@ -10,6 +10,7 @@ reads.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -45,42 +46,31 @@ class FieldIndex:
         return labels
 
 
-class DirectHeads(nn.Module):
-    """One query per field and one for the box pool the image's features; a linear map scores each patch.
+@dataclass(frozen=True, eq=False, slots=True)
+class DirectTargets:
+    """What the heads should find.
 
-    Args:
-        width: D.
-        sizes: Classes per field.
+    Attributes:
+        labels_BF: ``(B, F)`` int64, class per field or ``UNKNOWN``.
+        boxes_B4: ``(B, 4)`` float32, left, top, right, bottom in 0..1; all zero without a lesion.
+        cover_BM: ``(B, M)`` float32, the share of each merged patch that the box covers, row by row.
+        place_M2: ``(M, 2)`` float32, centre of each merged patch, column and row in 0..1.
     """
 
-    def __init__(self, width: int, sizes: list[int]) -> None:
-        super().__init__()
-        self.query = nn.Parameter(torch.randn(len(sizes) + 1, width) / math.sqrt(width))
-        self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
-        self.fields = nn.ModuleList(nn.Linear(width, size) for size in sizes)
-        self.box = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
-        self.patch = nn.Linear(width, 1)
-
-    def forward(self, x_BMD: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Logits ``(B, classes)`` per field, box corners ``(B, 4)`` in 0..1, patch logits ``(B, M)``."""
-        x_BMD = self.norm(x_BMD)
-        scores_BFM = torch.einsum("fd,bmd->bfm", self.query, self.key(x_BMD)) / math.sqrt(x_BMD.shape[-1])
-        pooled_BFD = scores_BFM.softmax(dim=-1) @ self.value(x_BMD)
-        logits = [head(pooled_BFD[:, index]) for index, head in enumerate(self.fields)]
-        return logits, self.box(pooled_BFD[:, -1]).sigmoid(), self.patch(x_BMD).squeeze(-1)
+    labels_BF: Tensor
+    boxes_B4: Tensor
+    cover_BM: Tensor
+    place_M2: Tensor
 
 
-def patch_targets(boxes_B4: Tensor, rows: int, columns: int) -> Tensor:
-    """The share of each merged patch that a box covers.
+def direct_targets(labels_BF: Tensor, boxes_B4: Tensor, rows: int, columns: int) -> DirectTargets:
+    """Targets on a grid of merged patches.
 
     Args:
-        boxes_B4: Left, top, right, bottom in 0..1; all zero without a lesion.
+        labels_BF: Class per field or ``UNKNOWN``.
+        boxes_B4: Corners in 0..1; all zero without a lesion.
         rows: Merged patches from top to bottom.
         columns: Merged patches from left to right.
-
-    Returns:
-        ``(B, rows * columns)`` float32, 0..1, row by row.
     """
 
     def overlap(low_B: Tensor, high_B: Tensor, count: int) -> Tensor:
@@ -90,21 +80,85 @@ def patch_targets(boxes_B4: Tensor, rows: int, columns: int) -> Tensor:
 
     across = overlap(boxes_B4[:, 0], boxes_B4[:, 2], columns)
     down = overlap(boxes_B4[:, 1], boxes_B4[:, 3], rows)
-    return (down[:, :, None] * across[:, None, :]).flatten(1)
+    place = torch.cartesian_prod((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns)
+    return DirectTargets(
+        labels_BF, boxes_B4, (down[:, :, None] * across[:, None, :]).flatten(1), place.flip(-1)
+    )
 
 
-def direct_loss(
-    outputs: tuple[list[Tensor], Tensor, Tensor], labels_BF: Tensor, boxes_B4: Tensor, cover_BM: Tensor
-) -> Tensor:
-    """Cross-entropy per field that applies, L1 of the box where there is one, cross-entropy of the map."""
-    logits, box_B4, patch_BM = outputs
-    loss = functional.binary_cross_entropy_with_logits(patch_BM, cover_BM)
+class DirectHeads(nn.Module):
+    """Entity fields from the whole image and from the lesion's patches; per patch lesion, place and box.
+
+    Args:
+        width: D.
+        sizes: Classes per field.
+    """
+
+    def __init__(self, width: int, sizes: list[int]) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(len(sizes), width) / math.sqrt(width))
+        self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.whole = nn.ModuleList(nn.Linear(width, size) for size in sizes)
+        self.lesion = nn.ModuleList(nn.Linear(width, size) for size in sizes)
+        self.patch = nn.Linear(width, 7)
+
+    def loss(self, x_BMD: Tensor, targets: DirectTargets) -> Tensor:
+        """Scalar loss of the image features ``(B, M, D)``."""
+        x_BMD = self.norm(x_BMD)
+        return (
+            self._whole_loss(x_BMD, targets)
+            + self._lesion_loss(x_BMD, targets)
+            + self._patch_loss(x_BMD, targets)
+        )
+
+    def whole_logits(self, x_BMD: Tensor) -> list[Tensor]:
+        """Logits per field ``(B, classes)``, each field with its own attention over normalised features."""
+        scores_BFM = torch.einsum("fd,bmd->bfm", self.query, self.key(x_BMD)) / math.sqrt(x_BMD.shape[-1])
+        pooled_BFD = scores_BFM.softmax(dim=-1) @ self.value(x_BMD)
+        return [head(pooled_BFD[:, index]) for index, head in enumerate(self.whole)]
+
+    def _whole_loss(self, x_BMD: Tensor, targets: DirectTargets) -> Tensor:
+        return _field_loss(self.whole_logits(x_BMD), targets.labels_BF)
+
+    def _lesion_loss(self, x_BMD: Tensor, targets: DirectTargets) -> Tensor:
+        has_box = targets.boxes_B4[:, 2] > 0
+        weights_BM = targets.cover_BM[has_box]
+        weights_BM = weights_BM / weights_BM.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        pooled_BD = (weights_BM[:, None, :] @ x_BMD[has_box]).squeeze(1)
+        return _field_loss([head(pooled_BD) for head in self.lesion], targets.labels_BF[has_box])
+
+    def _patch_loss(self, x_BMD: Tensor, targets: DirectTargets) -> Tensor:
+        found_BM, place_BM2, box_BM4 = self.patch(x_BMD).split((1, 2, 4), dim=-1)
+        weights_BM = targets.cover_BM
+        loss = 2.0 * functional.binary_cross_entropy_with_logits(found_BM.squeeze(-1), weights_BM)
+        loss = loss + 2.0 * (place_BM2 - targets.place_M2).abs().mean()
+        off_BM = (box_BM4 - targets.boxes_B4[:, None]).abs().mean(dim=-1)
+        return loss + 5.0 * (off_BM * weights_BM).sum() / weights_BM.sum().clamp(min=1e-6)
+
+
+def _field_loss(logits: list[Tensor], labels_BF: Tensor) -> Tensor:
+    """Half the sum over fields of the mean cross-entropy where the field applies."""
+    loss = torch.zeros(())
     for index, field_logits in enumerate(logits):
-        if bool((labels_BF[:, index] != UNKNOWN).any()):
-            loss = loss + 0.5 * functional.cross_entropy(
-                field_logits, labels_BF[:, index], ignore_index=UNKNOWN
-            )
-    has_box = boxes_B4[:, 2] > 0
-    if bool(has_box.any()):
-        loss = loss + 5.0 * functional.l1_loss(box_B4[has_box], boxes_B4[has_box])
+        labels_B = labels_BF[:, index]
+        if bool((labels_B != UNKNOWN).any()):
+            loss = loss + 0.5 * functional.cross_entropy(field_logits, labels_B, ignore_index=UNKNOWN)
     return loss
+
+
+def smooth_patch_embedding(projection: nn.Conv3d) -> None:
+    """Start the patch embedding at the lowest spatial frequencies of the discrete cosine transform.
+
+    Random filters mostly see speckle; these see level, slopes and stripes. The mean is scaled down to the size
+    of the others, and the filters are spread over the equal grey channels and the doubled frame.
+    """
+    width, channels, frames, side, _ = projection.weight.shape
+    steps = torch.arange(side) + 0.5
+    cosines = torch.cos(math.pi / side * steps[None] * torch.arange(side)[:, None]) * math.sqrt(2 / side)
+    cosines[0] /= math.sqrt(2)
+    order = sorted(((u, v) for u in range(side) for v in range(side)), key=lambda uv: (uv[0] + uv[1], uv))
+    with torch.no_grad():
+        for index, (u, v) in enumerate(order[:width]):
+            scale = (0.15 if index == 0 else 0.5) / (channels * frames)
+            projection.weight[index] = scale * cosines[u][:, None] * cosines[v][None, :]

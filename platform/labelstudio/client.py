@@ -21,7 +21,7 @@ from sonoloop.platform.errors import ServiceError
 from sonoloop.platform.labelstudio.answers import Project, SeenAnnotation, SeenTask
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.labelstudio.http import Connection
-from sonoloop.platform.labelstudio.page import page_hash
+from sonoloop.platform.labelstudio.page import CORE_CONTROLS, page_hash
 from sonoloop.platform.labelstudio.predictions import TaskData
 from sonoloop.platform.labelstudio.regions import Region
 from sonoloop.platform.labelstudio.storage import STORAGE_TITLE, ImageStorage
@@ -107,13 +107,14 @@ class LabelStudioDoor:
         description = _DESCRIPTION.format(page_hash(page))
         if found.description == description or _same_page(found.label_config, page):
             return found
-        is_ours = (found.description or "").startswith(_DESCRIPTION.format(""))
+        is_ours = all(f'name="{name}"' in found.label_config for name in CORE_CONTROLS)
         if found.task_number and not is_ours:
             raise ServiceError(
                 f"Label Studio's project {title!r} holds tasks on a page that is not ours; "
                 "choose another title"
             )
         body = {"label_config": page, "description": description}
+        # Label Studio 1.23 also takes a page that lacks fields which annotations use; ours only ever adds.
         answer = self.connection.write("PATCH", f"/api/projects/{found.id}/", body)
         logger.info("the page of project %d was renewed", found.id)
         return _parse(Project, answer, "the project")

@@ -21,8 +21,8 @@ ORGAN = "organ"
 LESION = "lesion"
 BOX = "box"
 BOX_LABEL = "lesion"
-TEXTS = (FINDINGS, IMPRESSION)
-"""Controls that hold text, in page order."""
+CORE_CONTROLS = (FINDINGS, IMPRESSION, ORGAN, LESION, BOX)
+"""Controls that every page of ours had and has; by them ours is told from others."""
 
 _TITLES = {"bi_rads": "BI-RADS"}
 _HOTKEYS = {"organ": "1234", "lesion": "567"}

@@ -17,12 +17,16 @@ STEATOSIS_DB = 6.0
 STEATOSIS_LOSS_DB_CM = 2.0
 
 
+Vessel = tuple[float, float, float, float, float]
+"""``x0, z0, x1, z1, radius``, mm."""
+
+
 @dataclass(frozen=True)
 class Liver:
-    """Background of the liver; vessels are ``x0, z0, x1, z1, radius`` in mm."""
+    """Background of the liver; the kidney's edge shows on ``kidney_side`` (-1 left, 1 right)."""
 
     parenchyma: str
-    vessels_mm: tuple[tuple[float, float, float, float, float], ...]
+    vessels_mm: tuple[Vessel, ...]
     kidney_side: int
     seed: int
 
@@ -39,9 +43,11 @@ class Kidney:
     seed: int
 
 
-def draw_liver(rng: np.random.Generator, view: View, entities: LiverEntities, place: Place | None, seed: int) -> Liver:
+def draw_liver(
+    rng: np.random.Generator, view: View, entities: LiverEntities, place: Place | None, seed: int
+) -> Liver:
     """Vessels that keep clear of the lesion."""
-    vessels = []
+    vessels: list[Vessel] = []
     for _ in range(24):
         x0, z0 = rng.uniform(-45, 45), rng.uniform(0.35, 0.85) * view.depth_mm
         turn, length = rng.uniform(-0.9, 0.9), rng.uniform(22, 45)
@@ -91,9 +97,7 @@ def paint_liver(tissue: Tissue, liver: Liver) -> None:
     _wall(tissue, rng, bump_mm=1.8 if coarse else 0.0)
 
 
-def _vessel(
-    tissue: Tissue, vessel: tuple[float, float, float, float, float], *, has_wall: bool, level_db: float
-) -> None:
+def _vessel(tissue: Tissue, vessel: Vessel, *, has_wall: bool, level_db: float) -> None:
     x0, z0, x1, z1, radius = vessel
     length = float(np.hypot(x1 - x0, z1 - z0))
     cos, sin = np.float32((x1 - x0) / length), np.float32((z1 - z0) / length)
@@ -109,7 +113,11 @@ def _renal_edge(tissue: Tissue, liver: Liver) -> None:
     """Kidney cortex beside the liver, against which its echogenicity is judged."""
     depth_mm = tissue.view.depth_mm
     distance = ellipse(
-        tissue.x, tissue.z, (liver.kidney_side * 0.5 * depth_mm, 0.74 * depth_mm), (27.0, 13.0), -0.5 * liver.kidney_side
+        tissue.x,
+        tissue.z,
+        (liver.kidney_side * 0.5 * depth_mm, 0.74 * depth_mm),
+        (27.0, 13.0),
+        -0.5 * liver.kidney_side,
     )
     tissue.fill(0.9 * tissue.line(distance - 1.0, 2.4), 10.0)
     tissue.fill(soft(distance, 0.8), -5.0)
@@ -170,7 +178,9 @@ def paint_kidney(tissue: Tissue, kidney: Kidney) -> None:
     tissue.fill(tissue.line((reach - 1) * scale - 0.6, 2.4), 14.0)
     tissue.fill(soft((reach - 1) * scale, 0.8), -4.0)
     angle = np.arctan2(v, u)
-    pyramids = soft((np.abs(reach - 0.66) - 0.13) * scale, 1.5) * np.clip(np.cos(9 * angle + rng.uniform(0, 6)) * 3, 0, 1)
+    pyramids = soft((np.abs(reach - 0.66) - 0.13) * scale, 1.5) * np.clip(
+        np.cos(9 * angle + rng.uniform(0, 6)) * 3, 0, 1
+    )
     tissue.fill(pyramids, -11.0)
     sinus = np.sqrt(np.square(u / 0.58) + np.square(v / 0.46))
     ragged = sinus + 0.1 * tissue.texture(rng, 4.0, 5.0)

@@ -43,7 +43,9 @@ class PhantomConfig(BaseModel):
     seed: int = Field(ge=0, description="the same seed and groups give the same archive, byte for byte")
     groups: tuple[PhantomGroup, ...] = Field(description="in the order in which they are made")
     cine_share: float = Field(default=0.25, ge=0, le=1, description="share of studies that are a cine loop")
-    second_still_share: float = Field(default=0.3, ge=0, le=1, description="share of the others with 2 stills")
+    second_still_share: float = Field(
+        default=0.3, ge=0, le=1, description="share of the others with 2 stills"
+    )
     workers: int = Field(default=2, ge=1, description="processes; 1 stays in the caller's process")
 
 
@@ -90,9 +92,7 @@ def build_study(
     """
     case = draw_case(config.seed, index, organ, scanner)
     header = _header(config, number, case)
-    rng = np.random.default_rng(
-        [config.seed, index, ORGANS.index(organ), SCANNER_KINDS.index(scanner), 13]
-    )
+    rng = np.random.default_rng([config.seed, index, ORGANS.index(organ), SCANNER_KINDS.index(scanner), 13])
     syntax = SYNTAXES[int(rng.integers(len(SYNTAXES)))]
     files: list[tuple[str, bytes]] = []
     boxes: list[TruthBox] = []

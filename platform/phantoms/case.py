@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sonoloop.platform.lexicon import ORGANS, Entities, KidneyEntities, LiverEntities, Organ
+from sonoloop.platform.lexicon import ORGANS, Entities, KidneyEntities, LiverEntities, Organ, ThyroidEntities
 from sonoloop.platform.phantoms import abdomen, small_parts
 from sonoloop.platform.phantoms.draws import draw_entities
 from sonoloop.platform.phantoms.lesion import Lesion, Look, look_of
@@ -58,19 +58,18 @@ def draw_case(seed: int, index: int, organ: Organ, scanner: ScannerKind) -> Phan
 def _draw_anatomy(
     rng: np.random.Generator, entities: Entities, acquisition: Acquisition, look: Look | None, seed: int
 ) -> tuple[Anatomy, small_parts.Place | None]:
+    """The organ, and where in it the lesion lies; ``None`` without a look."""
     view = acquisition.view
-    match entities.organ:
-        case "breast":
-            breast = small_parts.draw_breast(rng, view, seed)
-            return breast, look and small_parts.place_in_breast(rng, view, look)
-        case "thyroid":
-            thyroid = small_parts.draw_thyroid(rng, view, seed)
-            return thyroid, look and small_parts.place_in_thyroid(rng, view, look, thyroid)
-        case "liver":
-            assert isinstance(entities, LiverEntities)
-            place = look and abdomen.place_in_liver(rng, view, look)
+    match entities:
+        case LiverEntities():
+            place = abdomen.place_in_liver(rng, view, look) if look else None
             return abdomen.draw_liver(rng, view, entities, place, seed), place
-        case "kidney":
-            assert isinstance(entities, KidneyEntities)
+        case KidneyEntities():
             kidney = abdomen.draw_kidney(rng, view, entities, seed)
-            return kidney, look and abdomen.place_in_kidney(rng, view, look, kidney)
+            return kidney, abdomen.place_in_kidney(rng, view, look, kidney) if look else None
+        case ThyroidEntities():
+            thyroid = small_parts.draw_thyroid(rng, view, seed)
+            return thyroid, small_parts.place_in_thyroid(rng, view, look, thyroid) if look else None
+        case _:
+            breast = small_parts.draw_breast(rng, view, seed)
+            return breast, small_parts.place_in_breast(rng, view, look) if look else None

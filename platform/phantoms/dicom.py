@@ -39,7 +39,12 @@ class StudyHeader:
 
 
 def write_instance(
-    case: PhantomCase, header: StudyHeader, sop_uid: str, number: int, frames: list[RenderedFrame], syntax: UID
+    case: PhantomCase,
+    header: StudyHeader,
+    sop_uid: str,
+    number: int,
+    frames: list[RenderedFrame],
+    syntax: UID,
 ) -> bytes:
     """One DICOM file; several frames make it an Ultrasound Multi-frame Image.
 
@@ -70,8 +75,8 @@ def write_instance(
 def banner_text(case: PhantomCase, patient: Patient) -> str:
     """The line burned into every frame."""
     name = patient.name.replace("^", ", ")
-    machine = case.acquisition.machine
-    return f"{name}  {patient.patient_id}  *{patient.birth_date:%d.%m.%Y}  {machine.manufacturer} {machine.model}"
+    machine = f"{case.acquisition.machine.manufacturer} {case.acquisition.machine.model}"
+    return f"{name}  {patient.patient_id}  *{patient.birth_date:%d.%m.%Y}  {machine}"
 
 
 def _describe(dataset: Dataset, case: PhantomCase, header: StudyHeader) -> None:

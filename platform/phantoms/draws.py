@@ -44,7 +44,10 @@ def bi_rads(values: Mapping[str, str]) -> str:
     Args:
         values: The breast descriptors without ``bi_rads``.
     """
-    benign = values["margin"] == "circumscribed" and values["calcifications"] in ("absent", "outside of a mass")
+    benign = values["margin"] == "circumscribed" and values["calcifications"] in (
+        "absent",
+        "outside of a mass",
+    )
     if benign and values["echo_pattern"] in ("anechoic", "hyperechoic"):
         return "2"
     points = {"irregular": 2}.get(values["shape"], 0)
@@ -55,7 +58,9 @@ def bi_rads(values: Mapping[str, str]) -> str:
     points += {"complex cystic and solid": 2, "heterogeneous": 1}.get(values["echo_pattern"], 0)
     points += {"shadowing": 1, "combined pattern": 1}.get(values["posterior_features"], 0)
     points += {"in a mass": 1, "intraductal": 2}.get(values["calcifications"], 0)
-    return "3" if points == 0 else "4A" if points <= 2 else "4B" if points <= 4 else "4C" if points <= 6 else "5"
+    return (
+        "3" if points == 0 else "4A" if points <= 2 else "4B" if points <= 4 else "4C" if points <= 6 else "5"
+    )
 
 
 def _pick(rng: np.random.Generator, weights: Weights) -> str:

@@ -17,14 +17,14 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.uid import (
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGLSLossless,
-    RLELossless,
     UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
 )
 
 Frame = NDArray[np.uint8]
@@ -86,7 +86,9 @@ def _jpeg(frame: Frame) -> bytes:
 
 def _jpeg2000(frame: Frame) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, format="JPEG2000", no_jp2=True, irreversible=False, mct=frame.ndim == 3)
+    Image.fromarray(frame).save(
+        buffer, format="JPEG2000", no_jp2=True, irreversible=False, mct=frame.ndim == 3
+    )
     return buffer.getvalue()
 
 

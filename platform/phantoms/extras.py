@@ -18,7 +18,7 @@ REAL_NAMES = (
     "examples_rgb_color.dcm",
     "examples_ybr_color.dcm",
 )
-"""The files of modality US that the pydicom 3 wheel ships. Some show a hospital in their pixels and declare no region."""
+"""The files of modality US that the pydicom 3 wheel ships; two show a hospital's name, without a region."""
 
 
 def broken_objects() -> list[tuple[str, bytes]]:
@@ -46,7 +46,9 @@ def real_examples() -> list[tuple[str, bytes]]:
     for name in REAL_NAMES:
         path = get_testdata_file(name, download=False)
         if path is None:
-            raise FileNotFoundError(f"expected {name} in the installed pydicom {pydicom.__version__}, found none")
+            raise FileNotFoundError(
+                f"expected {name} in the installed pydicom {pydicom.__version__}, found none"
+            )
         found.append((f"real/{name}", Path(str(path)).read_bytes()))
     return found
 

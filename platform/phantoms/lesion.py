@@ -77,7 +77,7 @@ class Lesion:
 
 def angles() -> NDArray[np.float64]:
     """The P angles of a radius table."""
-    return np.linspace(-np.pi, np.pi, NUM_ANGLES, endpoint=False)
+    return np.asarray(np.arange(NUM_ANGLES) * (2 * np.pi / NUM_ANGLES) - np.pi, dtype=np.float64)
 
 
 def look_of(entities: Entities, rng: np.random.Generator) -> Look:
@@ -260,7 +260,7 @@ def _normalised(radius_P: NDArray[np.float64]) -> NDArray[np.float64]:
 def _spikes(rng: np.random.Generator) -> NDArray[np.float64]:
     """Thin rays that taper outwards, all around."""
     angle_P, num = angles(), int(rng.integers(10, 13))
-    spikes_P = np.zeros(NUM_ANGLES)
+    spikes_P = np.zeros_like(angle_P)
     for ray in range(num):
         middle = ray * 2 * np.pi / num + rng.uniform(-0.15, 0.15)
         apart_P = np.abs((angle_P - middle + np.pi) % (2 * np.pi) - np.pi)

@@ -53,6 +53,32 @@ def paint_lesion(tissue: Tissue, lesion: Lesion) -> None:
 
 
 def _patch(tissue: Tissue, lesion: Lesion) -> Patch:
+    rows, columns = _window(tissue, lesion)
+    x, z = (np.broadcast_to(axis, tissue.level_db.shape)[rows, columns] for axis in (tissue.x, tissue.z))
+    u = (x - np.float32(lesion.x_mm)) / np.float32(lesion.half_width_mm)
+    v = (z - np.float32(lesion.z_mm)) / np.float32(lesion.half_height_mm)
+    reach, turn = np.sqrt(u * u + v * v), np.arctan2(v, u) * np.float32(NUM_ANGLES / (2 * np.pi))
+    index = (turn + NUM_ANGLES // 2).astype(np.int32) % NUM_ANGLES
+    radius_mm, pixel_mm = np.float32(lesion.radius_mm), tissue.view.pixel_mm
+    body, full = ((reach - table_P[index]) * radius_mm for table_P in lesion.outline())
+    edge_mm = 0.95 * lesion.radius_mm if lesion.look.outline == "soft" else 2.5 * pixel_mm
+    return Patch(
+        rows=rows,
+        columns=columns,
+        u=u,
+        v=v,
+        body=body,
+        full=full,
+        inside=soft(full, edge_mm),
+        level_db=tissue.level_db[rows, columns],
+        specular=tissue.specular[rows, columns],
+        loss_db=tissue.loss_db[rows, columns],
+        pixel_mm=pixel_mm,
+    )
+
+
+def _window(tissue: Tissue, lesion: Lesion) -> tuple[slice, slice]:
+    """Rows and columns of the grid that the lesion and its border can touch."""
     x_P, z_P = lesion.contour()
     reach = 1.9 if lesion.look.outline == "spiculated" else 1.5
     sample_P, beam_P = tissue.view.to_grid(
@@ -63,37 +89,14 @@ def _patch(tissue: Tissue, lesion: Lesion) -> Patch:
         slice(int(np.clip(place.min(), 0, size)), int(np.clip(place.max() + 2, 0, size)))
         for place, size in zip((sample_P, beam_P), shape, strict=True)
     )
-    x, z = (np.broadcast_to(axis, shape)[rows, columns] for axis in (tissue.x, tissue.z))
-    u, v = (x - np.float32(lesion.x_mm)) / np.float32(lesion.half_width_mm), (
-        z - np.float32(lesion.z_mm)
-    ) / np.float32(lesion.half_height_mm)
-    reach_uv, place = np.sqrt(u * u + v * v), np.arctan2(v, u) * np.float32(NUM_ANGLES / (2 * np.pi))
-    body_P, full_P = lesion.outline()
-    index = (place + NUM_ANGLES // 2).astype(np.int32) % NUM_ANGLES
-    radius = np.float32(lesion.radius_mm)
-    body = (reach_uv - body_P[index]) * radius
-    full = body if lesion.look.outline != "spiculated" else (reach_uv - full_P[index]) * radius
-    pixel_mm = tissue.view.pixel_mm
-    edge_mm = 0.95 * lesion.radius_mm if lesion.look.outline == "soft" else 2.5 * pixel_mm
-    return Patch(
-        rows,
-        columns,
-        u,
-        v,
-        body,
-        full,
-        soft(full, edge_mm),
-        tissue.level_db[rows, columns],
-        tissue.specular[rows, columns],
-        tissue.loss_db[rows, columns],
-        pixel_mm,
-    )
+    return rows, columns
 
 
 def _ring(patch: Patch, offset_px: float, thickness_px: float) -> Float:
     """1 on a line at ``offset_px`` outside the outline, 0 away from it."""
     apart = np.abs(patch.full - np.float32(offset_px * patch.pixel_mm))
-    return np.clip(1.5 - apart * np.float32(3 / (thickness_px * patch.pixel_mm)), 0, 1)
+    ring: Float = np.clip(1.5 - apart * np.float32(3 / (thickness_px * patch.pixel_mm)), 0, 1)
+    return ring
 
 
 def _border(patch: Patch, lesion: Lesion) -> None:
@@ -142,7 +145,8 @@ def _mural_nodule(patch: Patch, rng: np.random.Generator) -> Float:
     lean = turn + np.pi / 2 + rng.uniform(-0.3, 0.3)
     across = patch.u * np.float32(np.sin(lean)) - patch.v * np.float32(np.cos(lean))
     septum = np.clip(1.5 - np.abs(across + np.float32(0.25)) * 18, 0, 1)
-    return np.maximum(knob, septum)
+    solid: Float = np.maximum(knob, septum)
+    return solid
 
 
 def _cells(patch: Patch, lesion: Lesion, rng: np.random.Generator) -> Float:
@@ -152,7 +156,8 @@ def _cells(patch: Patch, lesion: Lesion, rng: np.random.Generator) -> Float:
     first, second = rng.uniform(0, 2 * np.pi, 2).astype(np.float32)
     wave = np.sin(x + first + 0.5 * np.sin(0.6 * z)) * np.sin(z + second + 0.5 * np.sin(0.7 * x))
     rim = soft(patch.body + np.float32(3 * patch.pixel_mm), 2 * patch.pixel_mm)
-    return np.clip((np.abs(wave) - 0.3) * 6, 0, 1) * rim
+    cells: Float = np.clip((np.abs(wave) - 0.3) * 6, 0, 1) * rim
+    return cells
 
 
 def _beam(patch: Patch, lesion: Lesion) -> None:
@@ -161,13 +166,14 @@ def _beam(patch: Patch, lesion: Lesion) -> None:
     look = lesion.look
     if look.posterior == "none":
         return
+    total: Float | float
     shadow_db = CALCULUS_SHADOW_DB if look.inside == "calculus" else SHADOW_DB
     if look.posterior == "combined pattern":
         side = -1 if lesion.seed % 2 else 1
         share = np.clip(side * patch.u * 4 + 0.5, 0, 1)
         total = share * np.float32(shadow_db) + (1 - share) * np.float32(ENHANCEMENT_DB)
     else:
-        total = np.float32(shadow_db if look.posterior == "shadowing" else ENHANCEMENT_DB)
+        total = shadow_db if look.posterior == "shadowing" else ENHANCEMENT_DB
     deep = np.clip(patch.v * 2 + 0.4, 0, 1) * soft(patch.body, 3 * patch.pixel_mm)
     steps = max(float(deep.sum(axis=0).max()), 1.0)
     patch.loss_db[...] += (total / np.float32(steps) * deep).astype(np.float32)

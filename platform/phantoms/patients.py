@@ -14,10 +14,10 @@ _FAMILY = (
     "Abelard Brightwater Caskill Dunmore Elfstrand Farrowby Glasswell Hollins Ironsby Jessamy Kettering"
     " Larkmoor Merriweather Northcote Oakhurst Pemberly Quillfeather Rosthorn Silverley Thistlewood"
     " Underhay Vancroft Whitlock Yarrow"
-).split()
+)
 _GIVEN = {
-    "F": "Ada Beatrix Clara Dorothea Edith Flora Greta Henrietta Ida Judith Lena Mabel Nora Ottilie".split(),
-    "M": "Albert Basil Conrad Dietmar Edgar Felix Gregor Hugo Ivor Jasper Leopold Magnus Oscar".split(),
+    "F": "Ada Beatrix Clara Dorothea Edith Flora Greta Henrietta Ida Judith Lena Mabel Nora Ottilie",
+    "M": "Albert Basil Conrad Dietmar Edgar Felix Gregor Hugo Ivor Jasper Leopold Magnus Oscar",
 }
 
 
@@ -41,9 +41,9 @@ def draw_patient(seed: int, number: int, organ: Organ) -> Patient:
     """
     rng = np.random.default_rng([seed, number, 11])
     sex = "F" if organ == "breast" or rng.random() < 0.55 else "M"
-    given = _GIVEN[sex]
+    family, given = rng.choice(_FAMILY.split()), rng.choice(_GIVEN[sex].split())
     return Patient(
-        name=f"{_FAMILY[int(rng.integers(len(_FAMILY)))]}^{given[int(rng.integers(len(given)))]}",
+        name=f"{family}^{given}",
         patient_id=f"PH{int(rng.integers(10**6)):06d}{number % 100:02d}",
         birth_date=date(1935, 1, 1) + timedelta(days=int(rng.integers(66 * 365))),
         sex=sex,

@@ -112,5 +112,6 @@ def _compose(grey_SB: Float, acquisition: Acquisition) -> NDArray[np.uint8]:
     frame[region.top + ticks, region.right - 4 : region.right + 1] = TICK_GREY
     if not acquisition.is_colour:
         return frame
-    greys = np.arange(256, dtype=np.float32)[:, None] * np.float32(acquisition.machine.tint)
-    return greys.astype(np.uint8)[frame]
+    table = np.outer(np.arange(256), acquisition.machine.tint).astype(np.uint8)  # grey to RGB
+    coloured: NDArray[np.uint8] = table[frame]
+    return coloured

@@ -67,7 +67,8 @@ _THYROID_CLEAR_IMPRESSION = (
 )
 _LIVER_BACKGROUND = (
     "The liver parenchyma is {parenchyma}. The vessels are patent and the diaphragm is partly seen.",
-    "The liver is of normal size and its parenchyma is rated as {parenchyma}. Portal and hepatic veins are patent.",
+    "The liver is of normal size and its parenchyma is rated as {parenchyma}. Portal and hepatic veins are"
+    " patent.",
 )
 _KIDNEY_BACKGROUND = (
     "The kidney is of normal size and the collecting system is {collecting_system}. The cortex is of normal"
@@ -75,7 +76,8 @@ _KIDNEY_BACKGROUND = (
     "Kidney seen in its long axis with a regular capsule. The collecting system is {collecting_system}.",
 )
 _FOCAL = (
-    "There is one focal lesion, which is {echogenicity}, with {margin} margin. Posterior features: {posterior_features}.",
+    "There is one focal lesion, which is {echogenicity}, with {margin} margin. Posterior features:"
+    " {posterior_features}.",
     "One {margin} {echogenicity} focal lesion is seen in this organ. Its posterior features are described as"
     " {posterior_features}.",
     "One focal lesion: echogenicity {echogenicity}, margin {margin}, posterior features"
@@ -126,14 +128,22 @@ def _templates(entities: Entities) -> tuple[tuple[tuple[str, ...], ...], tuple[s
     present = entities.lesion == "present"
     match entities:
         case BreastEntities():
-            return ((_BREAST_FINDINGS,), _BREAST_IMPRESSION) if present else (
-                (_BREAST_CLEAR,),
-                _BREAST_CLEAR_IMPRESSION,
+            return (
+                ((_BREAST_FINDINGS,), _BREAST_IMPRESSION)
+                if present
+                else (
+                    (_BREAST_CLEAR,),
+                    _BREAST_CLEAR_IMPRESSION,
+                )
             )
         case ThyroidEntities():
-            return ((_THYROID_FINDINGS,), _THYROID_IMPRESSION) if present else (
-                (_THYROID_CLEAR,),
-                _THYROID_CLEAR_IMPRESSION,
+            return (
+                ((_THYROID_FINDINGS,), _THYROID_IMPRESSION)
+                if present
+                else (
+                    (_THYROID_CLEAR,),
+                    _THYROID_CLEAR_IMPRESSION,
+                )
             )
         case LiverEntities():
             rest = _FOCAL if present else _FOCAL_CLEAR

@@ -8,7 +8,7 @@ import numpy as np
 
 from sonoloop.platform.phantoms.lesion import Look
 from sonoloop.platform.phantoms.tissue import FLUID_DB, Tissue, ellipse, soft
-from sonoloop.platform.phantoms.view import FRAME_WIDTH, View
+from sonoloop.platform.phantoms.view import FRAME_WIDTH, Float, View
 
 Place = tuple[float, float, float, float]
 """``x, z, half width, half height`` of a lesion, mm."""
@@ -72,7 +72,7 @@ def paint_breast(tissue: Tissue, breast: Breast) -> None:
     _skin(tissue, 1.7)
 
 
-def _muscle(tissue: Tissue, rng: np.random.Generator, depth: np.ndarray) -> None:
+def _muscle(tissue: Tissue, rng: np.random.Generator, depth: Float) -> None:
     """Muscle below ``depth`` 0: dark with long bright streaks under a bright fascia."""
     streaks = tissue.texture(rng, 0.6, 14.0)
     tissue.fill(soft(-depth, 0.5), -9.0 + 3.0 * streaks)

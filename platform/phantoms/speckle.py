@@ -26,7 +26,9 @@ POOL_SHAPE = (2048, 2048)
 """Scatterers that all cases share, 34 MB per process."""
 
 
-def envelope(amplitude_SB: Float, specular_SB: Float, acquisition: Acquisition, seed: int, shift: Shift) -> Float:
+def envelope(
+    amplitude_SB: Float, specular_SB: Float, acquisition: Acquisition, seed: int, shift: Shift
+) -> Float:
     """Echo envelope ``(S, B)``, float32: mean square 1 where the amplitude is 1, one value per look averaged.
 
     Args:
@@ -58,7 +60,9 @@ def compress(envelope_SB: Float, attenuation_SB: Float, acquisition: Acquisition
         attenuation_SB: Decibels lost on the way (both ways) beyond the tissue average; negative is gain.
         acquisition: Gain, dynamic range, noise and the machine's grey map.
     """
-    depth_cm_S1 = np.linspace(0, acquisition.view.depth_mm / 10, envelope_SB.shape[0], dtype=np.float32)[:, None]
+    depth_cm_S1 = np.linspace(0, acquisition.view.depth_mm / 10, envelope_SB.shape[0], dtype=np.float32)[
+        :, None
+    ]
     time_gain_S1 = 2 * ATTENUATION_DB_CM_MHZ * acquisition.centre_mhz * depth_cm_S1
     noise_S1 = acquisition.noise_db + time_gain_S1 * (14 / time_gain_S1[-1])
     loss_SB = attenuation_SB + acquisition.attenuation_db * depth_cm_S1
@@ -68,8 +72,8 @@ def compress(envelope_SB: Float, attenuation_SB: Float, acquisition: Acquisition
     grey_SB = np.clip(0.5 + level_db / acquisition.dynamic_range_db, 0, 1)
     if acquisition.machine.sharpen:
         grey_SB = _sharpen(grey_SB, acquisition.machine.sharpen)
-    table = _grey_map(acquisition.machine)
-    return table[(grey_SB * (NUM_GREYS - 1)).astype(np.int32)]
+    mapped_SB: Float = _grey_map(acquisition.machine)[(grey_SB * (NUM_GREYS - 1)).astype(np.int32)]
+    return mapped_SB
 
 
 def _scatterers(seed: int, look: int, num_samples: int, num_beams: int) -> NDArray[np.complex64]:
@@ -116,7 +120,7 @@ def _convolve_axially(field_SB: NDArray[np.complex64], sigma_px: float) -> NDArr
     taps = _pulse(sigma_px).astype(np.float32)
     half = len(taps) // 2
     padded = np.pad(field_SB, ((half, half), (0, 0)))
-    result = taps[half] * field_SB
+    result: NDArray[np.complex64] = taps[half] * field_SB
     for offset in range(1, half + 1):
         num = len(field_SB)
         result += taps[half + offset] * (
@@ -128,7 +132,8 @@ def _convolve_axially(field_SB: NDArray[np.complex64], sigma_px: float) -> NDArr
 def _sharpen(grey_SB: Float, amount: float) -> Float:
     blurred = grey_SB.copy()
     blurred[1:-1] = (grey_SB[:-2] + grey_SB[1:-1] + grey_SB[2:]) / 3
-    return np.clip(grey_SB + amount * (grey_SB - blurred), 0, 1)
+    sharpened: Float = np.clip(grey_SB + amount * (grey_SB - blurred), 0, 1)
+    return sharpened
 
 
 @lru_cache(maxsize=8)
@@ -136,4 +141,5 @@ def _grey_map(machine: Machine) -> Float:
     """Grey in to grey out, both 0..1: a gamma mixed with an S-shaped curve."""
     grey = np.linspace(0, 1, NUM_GREYS)
     curve = grey * grey * (3 - 2 * grey)
-    return (((1 - machine.contrast) * grey + machine.contrast * curve) ** machine.gamma).astype(np.float32)
+    table: Float = ((1 - machine.contrast) * grey + machine.contrast * curve) ** machine.gamma
+    return table.astype(np.float32)

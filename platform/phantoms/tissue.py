@@ -47,9 +47,7 @@ class Tissue:
         """A soft line ``(S, B)``, 0..1, where ``depth`` (signed distance, mm) passes through zero."""
         return np.clip(1.5 - np.abs(depth) * np.float32(3 / thickness_mm), 0, 1)
 
-    def stamp(
-        self, x_mm: float, z_mm: float, size_mm: float, amplitude: float, loss_db: float = 0.0
-    ) -> None:
+    def stamp(self, x_mm: float, z_mm: float, size_mm: float, amplitude: float, loss_db: float = 0.0) -> None:
         """Add a bright reflector, a Gaussian of deviation ``size_mm``; outside the view nothing happens.
 
         Args:
@@ -70,10 +68,12 @@ class Tissue:
 
     def _around(self, x_mm: float, z_mm: float, reach_mm: float) -> tuple[slice, slice, Float, Float]:
         """Grid window about a point and its offsets from it in mm, ``(rows,)`` and ``(columns,)``."""
-        sample, beam = self.view.to_grid(np.float32([x_mm]), np.float32([z_mm]), self.shift)
+        sample, beam = self.view.to_grid(np.array([x_mm]), np.array([z_mm]), self.shift)
         half = int(reach_mm / self.view.sample_mm) + 1, int(reach_mm / self.view.beam_mm) + 1
         rows, columns = (
-            slice(min(max(round(float(place[0])) - reach, 0), size), max(round(float(place[0])) + reach + 1, 0))
+            slice(
+                min(max(round(float(place[0])) - reach, 0), size), max(round(float(place[0])) + reach + 1, 0)
+            )
             for place, reach, size in zip((sample, beam), half, self.level_db.shape, strict=True)
         )
         down_S = (np.arange(self.level_db.shape[0])[rows] - sample) * self.view.sample_mm
@@ -92,7 +92,9 @@ def soft(distance_mm: Float, edge_mm: float) -> Float:
     return np.clip(0.5 - distance_mm / np.float32(edge_mm), 0, 1)
 
 
-def ellipse(x: Float, z: Float, centre: tuple[float, float], axes: tuple[float, float], tilt: float = 0.0) -> Float:
+def ellipse(
+    x: Float, z: Float, centre: tuple[float, float], axes: tuple[float, float], tilt: float = 0.0
+) -> Float:
     """Approximate signed distance, mm, to an ellipse with semi-axes ``axes`` tilted by ``tilt`` radians."""
     dx, dz = x - np.float32(centre[0]), z - np.float32(centre[1])
     cos, sin = np.float32(np.cos(tilt)), np.float32(np.sin(tilt))

@@ -6,7 +6,7 @@
 | organ | string | an organ of the lexicon |
 | findings, impression | string | the true report, without headings |
 | entities | string | canonical JSON under the lexicon |
-| boxes | list of struct | the lesion on every frame: sop_uid, frame_index (from 0), edges in fractions of the frame |
+| boxes | list of struct | the lesion on every frame: sop_uid, frame_index (from 0), box as fractions |
 """
 
 from __future__ import annotations

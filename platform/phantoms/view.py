@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
+Float = NDArray[np.floating[Any]]
+"""Pixel-sized arrays are float32 for speed, tables may be float64."""
 
 FRAME_WIDTH = 448
 FRAME_HEIGHT = 336

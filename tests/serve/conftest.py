@@ -14,10 +14,11 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from sonoloop.model.checkpoint import save_model
+from sonoloop.model.decoding import END_OF_TEXT
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
 from sonoloop.model.nano.tokenizer import train_tokenizer
 from sonoloop.model.nano.train import MAX_PIXELS, NanoConfig, nano_config
-from sonoloop.model.processor import EchoVLMProcessor
+from sonoloop.model.processor import END_OF_TURN, EchoVLMProcessor
 
 WORDS = (
     "echo",
@@ -47,12 +48,14 @@ def untrained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = nano_config(NanoConfig(vocab_size=len(tokenizer)))
     model = EchoVLMForConditionalGeneration._from_config(config)
     with torch.no_grad():
-        # An untrained model repeats itself: its layers add next to nothing to the last token's embedding, which
+        # An untrained model repeats itself: its layers add little to the last embedding, which
         # is also the output's. Larger layers bring the context in, random signs part output from input.
         for weight in model.model.language_model.layers.parameters():
             weight.mul_(6.0 if weight.dim() > 1 else 1.0)
         norm = model.model.language_model.norm.weight
         norm.copy_(20.0 * torch.randn_like(norm))
+        # Logit 0 for the tokens that end an answer, which is never the largest: answers go on to their limit.
+        model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids([END_OF_TEXT, END_OF_TURN])] = 0
     save_model(model, folder)
     return folder
 
