@@ -14,8 +14,10 @@ from typing import Any, Literal
 import ray
 from pydantic import BaseModel, ConfigDict
 from ray.data import DataContext
+from ray.exceptions import RayTaskError
 
 from sonoloop.jobs.config import RayConfig
+from sonoloop.platform.errors import SonoloopError
 from sonoloop.platform.workspace import Store
 
 logger = logging.getLogger(__name__)
@@ -82,7 +84,8 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     """Ray for the length of a job: the one already connected, the configured one, or an own one."""
     if ray.is_initialized():
         _quiet_data()
-        yield
+        with _own_errors():
+            yield
         return
     address = config.address
     ray.init(
@@ -93,9 +96,21 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     )
     _quiet_data()
     try:
-        yield
+        with _own_errors():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Our errors as a worker raised them; Ray gives them its own class and the worker's traceback as message."""
+    try:
+        yield
+    except RayTaskError as err:
+        if isinstance(err.cause, SonoloopError):
+            raise err.cause from None
+        raise
 
 
 @contextmanager
@@ -113,7 +128,10 @@ def _joins(address: str | None) -> bool:
 
 
 def _quiet_data() -> None:
-    """Ray Data's per-operator log lines give way to our own progress."""
+    """Ray Data's log lines give way to our own progress, and its wrapping of errors to `_own_errors`."""
     DataContext.get_current().enable_progress_bars = False
+    DataContext.get_current().raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    for name in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the error itself reaches us

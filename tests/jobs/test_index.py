@@ -100,9 +100,7 @@ class TestOnRay:
             found += [(word, path.name) for word in (*IDENTIFIERS, KEY, "PLA", "204^") if word in text]
         assert [hit for hit in found if not (hit[0] == "PLA" and hit[1].endswith((".png", ".parquet")))] == []
 
-    def test_a_second_run_reads_nothing_and_changes_nothing(
-        self, config: Config, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_second_run_reads_nothing_and_changes_nothing(self, config: Config) -> None:
         fill(config, {**GOOD, "bad/zero.dcm": b""})
         first = run_index(config)
         before = tables(config)
