@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -19,25 +18,30 @@ from sonoloop.platform.errors import ConfigError, SonoloopError
 
 GROUP = "sonoloop.commands"
 VERBS = {
-    "init": "Make a workspace ready: check access, publish the built-in model, set the champion.",
-    "index": "List the archive, group studies into cases, de-identify key frames.",
-    "annotate": "Draft a report and entities for every case.",
-    "push": "Bring drafts to Label Studio: one task per case, one prediction per model version.",
-    "pull": "Bring new and changed annotations back as reviews.",
-    "finetune": "Train a challenger from the reviews with Ray Train and DeepSpeed.",
-    "evaluate": "Measure champion and challenger on cases no training ever saw.",
-    "promote": "Make the challenger champion if it won; or roll back.",
-    "status": "Show what the workspace holds.",
-    "serve": "Answer ad hoc questions with the champion (OpenAI-compatible).",
-    "demo": "Run the whole loop on this machine with phantoms.",
+    "init": "Make a workspace ready for its first run.",
+    "index": "Archive to cases with de-identified key frames.",
+    "annotate": "Cases to drafts: report, entities, boxes.",
+    "push": "Drafts to Label Studio, one task per case.",
+    "pull": "Corrections back as reviews.",
+    "finetune": "Reviews to a challenger.",
+    "evaluate": "Champion and challenger on held-out cases.",
+    "promote": "Let the winner draft, or roll back.",
+    "status": "What the workspace holds.",
+    "serve": "Answer questions with the champion.",
+    "demo": "The whole loop on this machine, on phantoms.",
     "up": "Start the local stack: S3, Label Studio, Ray.",
     "down": "Stop the local stack.",
 }
 
 
+class _InLoopOrder(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+
 def app() -> click.Group:
     """The command group; each verb loads its module when it is called."""
-    group = click.Group(
+    group = _InLoopOrder(
         "sonoloop",
         help="Drafts, corrections and better models for large ultrasound archives.",
         no_args_is_help=True,
@@ -95,16 +99,6 @@ def main() -> None:
     except SonoloopError as err:
         click.echo(f"error: {err}", err=True)
         sys.exit(err.exit_code)
-
-
-def _guard_own_ray() -> None:
-    """A Ray of this process's own listens on every interface: give it a token that nobody else has.
-
-    Before any verb loads, because Ray reads its authentication mode when it is first imported.
-    """
-    if "RAY_AUTH_MODE" not in os.environ and "RAY_ADDRESS" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.model.engine import EngineConfig
 from sonoloop.platform.archive.index_object import IndexConfig
+from sonoloop.platform.cluster import RayConfig
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.registry import ModelConfig
 from sonoloop.platform.settings import read_settings
@@ -18,15 +19,6 @@ class Section(BaseModel):
     """A frozen section; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RayConfig(Section):
-    """Where the jobs run."""
-
-    address: str | None = Field(
-        default=None, description="Ray address (set RAY_AUTH_MODE too); RAY_ADDRESS or an own Ray when absent"
-    )
-    num_cpus: int = Field(default=4, ge=3, description="logical CPUs of a Ray of this process's own")
 
 
 class AnnotateConfig(Section):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from ray.data import DataContext
 from ray.exceptions import RayTaskError
 
-from sonoloop.jobs.config import RayConfig
+from sonoloop.platform.cluster import RayConfig, joins_cluster
 from sonoloop.platform.errors import SonoloopError
 from sonoloop.platform.workspace import Store
 
@@ -87,10 +86,8 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         with _own_errors():
             yield
         return
-    address = config.address
     ray.init(
-        address=address,
-        num_cpus=None if _joins(address) else config.num_cpus,
+        num_cpus=None if joins_cluster() else config.num_cpus,
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
@@ -104,13 +101,14 @@ def ray_session(config: RayConfig) -> Iterator[None]:
 
 @contextmanager
 def _own_errors() -> Iterator[None]:
-    """Our errors as a worker raised them; Ray gives them its own class and the worker's traceback as message."""
+    """Our errors as a worker raised them: Ray gives them its own class and lines of its own."""
     try:
         yield
     except RayTaskError as err:
-        if isinstance(err.cause, SonoloopError):
-            raise err.cause from None
-        raise
+        if not isinstance(err.cause, SonoloopError):
+            raise
+        err.cause.args = (str(err.cause).partition("\n")[0],)
+        raise err.cause from None
 
 
 @contextmanager
@@ -121,10 +119,6 @@ def stage(name: str) -> Iterator[dict[str, int]]:
     begin = time.monotonic()
     yield counts
     logger.info("%s: end, %s, %.1f s", name, counts, time.monotonic() - begin)
-
-
-def _joins(address: str | None) -> bool:
-    return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
 def _quiet_data() -> None:
