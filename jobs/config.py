@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sonoloop.model.engine import EngineConfig
 from sonoloop.platform.archive.index_object import IndexConfig
@@ -77,6 +77,14 @@ class Config(Section):
     finetune: FinetuneConfig = FinetuneConfig()
     gate: GateConfig = GateConfig()
     serve: dict[str, Any] = Field(default={}, description="the serving room's own settings, checked there")
+
+    @model_validator(mode="after")
+    def _archive_holds_no_workspace(self) -> Self:
+        if f"{self.workspace.rstrip('/')}/".startswith(f"{self.archive.rstrip('/')}/"):
+            raise ValueError(
+                "the workspace lies in the archive, its own images would be indexed; move it out"
+            )
+        return self
 
     def open_workspace(self) -> Store:
         """The workspace, proven to be reachable.

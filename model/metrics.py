@@ -80,7 +80,7 @@ def score(drafts: Sequence[Described | None], references: Sequence[Described]) -
         num_missing=sum(draft is None for draft in drafts),
         entity_macro_f1=sum(f1.values()) / len(f1) if f1 else 0.0,
         num_entity_classes=len(f1),
-        bleu_1=BLEU(max_ngram_order=1, lowercase=True).corpus_score(texts, [truths]).score / 100,
+        bleu_1=min(1.0, BLEU(max_ngram_order=1, lowercase=True).corpus_score(texts, [truths]).score / 100),
         rouge_l=_mean([rouge.score(t, d)["rougeL"].fmeasure for t, d in zip(truths, texts, strict=True)]),
         edit_distance=_mean(
             [
@@ -130,7 +130,7 @@ def iou(one: LesionBox, other: LesionBox) -> float:
     width = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
     height = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
     common = max(width, 0.0) * max(height, 0.0)
-    return common / (one.width * one.height + other.width * other.height - common)
+    return min(1.0, common / (one.width * one.height + other.width * other.height - common))
 
 
 def _classes(entities: Entities | None) -> set[tuple[str, str]]:

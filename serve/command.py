@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from sonoloop.platform import registry
+from sonoloop.platform.cluster import choose_authentication, joins_cluster
 from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.settings import read_settings
 from sonoloop.platform.workspace import store_of
@@ -40,21 +37,29 @@ def serve(
     workspace.check()
     version = registry.resolve(workspace, settings.model.name, "champion")
     _require_free_port(settings)
+    choose_authentication()
+    with suppress(KeyboardInterrupt):
+        _run(settings, version, key)
+
+
+def _run(settings: ServeSettings, version: str, key: str) -> None:
+    """Start, wait to be told to stop, and end what was started; told while starting, it ends that."""
+    from sonoloop.serve import running  # loads Ray, which reads once how to authenticate
+
     _interrupt_on_signals()
-    with _authenticated_ray(settings):
-        from sonoloop.serve import running  # loads Ray, which must see the variables set above
+    console.print("serve: starting Ray")
+    with running.ray_session(settings):
+        _interrupt_on_signals()  # again: Ray's own handler of SIGTERM would abort the process
+        console.print(f"serve: loading {version}")
+        with running.served(settings, version, key) as url:
+            _introduce(url, version)
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+            console.print("serve: stopping")
 
-        console.print("serve: starting Ray")
-        with running.ray_session(settings):
-            console.print(f"serve: loading {version}")
-            with running.served(settings, version, key) as url:
-                _introduce(url, version, settings)
-                _wait_until_stopped()
-                console.print("serve: stopping")
 
-
-def _introduce(url: str, version: str, settings: ServeSettings) -> None:
-    where = " on the Ray head's machine" if settings.joins_ray() else ""
+def _introduce(url: str, version: str) -> None:
+    where = " on the Ray head's machine" if joins_cluster() else ""
     console.print(
         f"serve: {version} answers at {url}/v1{where}; stop with Ctrl-C. Ask it about an image.png:\n"
     )
@@ -70,7 +75,7 @@ def _introduce(url: str, version: str, settings: ServeSettings) -> None:
 
 def _require_free_port(settings: ServeSettings) -> None:
     """Refuse a busy port before anything starts; where Ray is elsewhere, that port cannot be seen."""
-    if settings.joins_ray():
+    if joins_cluster():
         return
     config: ServeConfig = settings.serve
     try:
@@ -87,33 +92,6 @@ def _require_free_port(settings: ServeSettings) -> None:
                 f"cannot listen on {config.host}:{config.port} ({os.strerror(err.errno or 0)}); stop what "
                 "holds it, or choose another with --port"
             ) from err
-
-
-@contextmanager
-def _authenticated_ray(settings: ServeSettings) -> Iterator[None]:
-    """Say how Ray authenticates, for it would otherwise go by what it finds in ``~/.ray``.
-
-    A Ray of our own listens on every interface (2.60), so it gets a token of its own; the file goes with it.
-    """
-    if "RAY_AUTH_MODE" in os.environ:
-        yield
-        return
-    if settings.joins_ray():
-        has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-        os.environ["RAY_AUTH_MODE"] = "token" if has_token else "disabled"
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="sonoloop-serve-") as folder:  # made with mode 0700
-        token = Path(folder, "token")
-        token.write_text(secrets.token_hex(32))
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        yield
-
-
-def _wait_until_stopped() -> None:
-    _interrupt_on_signals()  # again: ray.init puts its own handler on SIGTERM
-    with suppress(KeyboardInterrupt):
-        threading.Event().wait()
 
 
 def _interrupt_on_signals() -> None:

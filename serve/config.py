@@ -12,23 +12,13 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sonoloop.model.engine import EngineConfig
+from sonoloop.platform.cluster import RayConfig, joins_cluster
 from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.registry import ModelConfig
 from sonoloop.platform.workspace import S3Config
 
 KEY_VARIABLE = "SONOLOOP_API_KEY"
 MIN_KEY_LENGTH = 16
-
-
-class RayConfig(BaseModel):
-    """Where the replicas run; the same section as the jobs'."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    address: str | None = Field(
-        default=None, description="Ray address; RAY_ADDRESS or a Ray of this process's own when absent"
-    )
-    num_cpus: int = Field(default=4, ge=3, description="logical CPUs of a Ray of this process's own")
 
 
 class ServeConfig(BaseModel):
@@ -74,16 +64,12 @@ class ServeSettings(BaseModel):
     def _replicas_fit(self) -> Self:
         """A Ray of our own never grows: what does not fit would wait for ever."""
         wanted = self.serve.num_replicas * self.serve.cpus_per_replica
-        if not self.joins_ray() and wanted > self.ray.num_cpus:
+        if not joins_cluster() and wanted > self.ray.num_cpus:
             raise ValueError(
                 f"serve.num_replicas x serve.cpus_per_replica is {wanted:g} logical CPUs, ray.num_cpus is "
                 f"{self.ray.num_cpus}; ask for fewer replicas or raise ray.num_cpus"
             )
         return self
-
-    def joins_ray(self) -> bool:
-        """Whether a Ray that runs already is used rather than one of our own."""
-        return bool(self.ray.address or os.environ.get("RAY_ADDRESS"))
 
 
 def required_key() -> str:

@@ -1,6 +1,7 @@
 """Ray and Serve for the length of one ``sonoloop serve``.
 
-Importing this module loads Ray, which reads ``RAY_AUTH_MODE`` once and never again (2.60): set that first.
+Importing this module loads Ray, which reads once how to authenticate (2.60): `choose_authentication` comes
+first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 import ray
 from ray import serve
 
+from sonoloop.platform.cluster import joins_cluster
 from sonoloop.platform.errors import ServiceError
 from sonoloop.serve.app import application
 from sonoloop.serve.config import ServeConfig, ServeSettings
@@ -30,10 +32,10 @@ def ray_session(settings: ServeSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    joins = settings.joins_ray()
+    joins = joins_cluster()
     try:
         ray.init(
-            address=settings.ray.address if joins else "local",
+            address=None if joins else "local",
             num_cpus=None if joins else settings.ray.num_cpus,
             include_dashboard=None if joins else False,
             log_to_driver=False,

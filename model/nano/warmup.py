@@ -51,16 +51,16 @@ class DirectTargets:
     """What the heads should find.
 
     Attributes:
-        labels_BF: ``(B, F)`` int64, class per field or ``UNKNOWN``.
-        boxes_B4: ``(B, 4)`` float32, left, top, right, bottom in 0..1; all zero without a lesion.
-        cover_BM: ``(B, M)`` float32, the share of each merged patch that the box covers, row by row.
-        place_M2: ``(M, 2)`` float32, centre of each merged patch, column and row in 0..1.
+        labels: ``(B, F)`` int64, class per field or ``UNKNOWN``.
+        boxes: ``(B, 4)`` float32, left, top, right, bottom in 0..1; all zero without a lesion.
+        cover: ``(B, M)`` float32, the share of each merged patch that the box covers, row by row.
+        place: ``(M, 2)`` float32, centre of each merged patch, column and row in 0..1.
     """
 
-    labels_BF: Tensor
-    boxes_B4: Tensor
-    cover_BM: Tensor
-    place_M2: Tensor
+    labels: Tensor
+    boxes: Tensor
+    cover: Tensor
+    place: Tensor
 
 
 def direct_targets(labels_BF: Tensor, boxes_B4: Tensor, rows: int, columns: int) -> DirectTargets:
@@ -119,22 +119,24 @@ class DirectHeads(nn.Module):
         return [head(pooled_BFD[:, index]) for index, head in enumerate(self.whole)]
 
     def _whole_loss(self, x_BMD: Tensor, targets: DirectTargets) -> Tensor:
-        return _field_loss(self.whole_logits(x_BMD), targets.labels_BF)
+        return _field_loss(self.whole_logits(x_BMD), targets.labels)
 
     def _lesion_loss(self, x_BMD: Tensor, targets: DirectTargets) -> Tensor:
-        has_box = targets.boxes_B4[:, 2] > 0
-        weights_BM = targets.cover_BM[has_box]
+        has_box = targets.boxes[:, 2] > 0
+        weights_BM = targets.cover[has_box]
         weights_BM = weights_BM / weights_BM.sum(dim=1, keepdim=True).clamp(min=1e-6)
         pooled_BD = (weights_BM[:, None, :] @ x_BMD[has_box]).squeeze(1)
-        return _field_loss([head(pooled_BD) for head in self.lesion], targets.labels_BF[has_box])
+        return _field_loss([head(pooled_BD) for head in self.lesion], targets.labels[has_box])
 
     def _patch_loss(self, x_BMD: Tensor, targets: DirectTargets) -> Tensor:
         found_BM, place_BM2, box_BM4 = self.patch(x_BMD).split((1, 2, 4), dim=-1)
-        weights_BM = targets.cover_BM
+        weights_BM = targets.cover
         loss = 2.0 * functional.binary_cross_entropy_with_logits(found_BM.squeeze(-1), weights_BM)
-        loss = loss + 2.0 * (place_BM2 - targets.place_M2).abs().mean()
-        off_BM = (box_BM4 - targets.boxes_B4[:, None]).abs().mean(dim=-1)
-        return loss + 5.0 * (off_BM * weights_BM).sum() / weights_BM.sum().clamp(min=1e-6)
+        loss = loss + 2.0 * (place_BM2 - targets.place).abs().mean()
+        off_BM = (box_BM4 - targets.boxes[:, None]).abs().mean(dim=-1)
+        corners = (off_BM * weights_BM).sum() / weights_BM.sum().clamp(min=1e-6)
+        total: Tensor = loss + 5.0 * corners
+        return total
 
 
 def _field_loss(logits: list[Tensor], labels_BF: Tensor) -> Tensor:
@@ -150,8 +152,8 @@ def _field_loss(logits: list[Tensor], labels_BF: Tensor) -> Tensor:
 def smooth_patch_embedding(projection: nn.Conv3d) -> None:
     """Start the patch embedding at the lowest spatial frequencies of the discrete cosine transform.
 
-    Random filters mostly see speckle; these see level, slopes and stripes. The mean is scaled down to the size
-    of the others, and the filters are spread over the equal grey channels and the doubled frame.
+    Random filters mostly see speckle; these see level, slopes and stripes. The mean is scaled down to the
+    size of the others, and the filters are spread over the equal grey channels and the doubled frame.
     """
     width, channels, frames, side, _ = projection.weight.shape
     steps = torch.arange(side) + 0.5

@@ -1,4 +1,4 @@
-"""Model folders for the tests of `sonoloop.model`: nano as it is shipped, and nano's sizes with random weights."""
+"""Model folders for the tests of `sonoloop.model`: nano as shipped, and nano with random weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from sonoloop.model import nano
 from sonoloop.model.checkpoint import save_model
 from sonoloop.model.configuration import read_config

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydantic import ValidationError
+
 from sonoloop.model import nano
 from sonoloop.model.chat import ChatMessage
 from sonoloop.model.decoding import Decoder
@@ -82,7 +83,10 @@ def test_drafting_twice_gives_the_same(
     ("poison", "reason"),
     [
         (lambda case: replace(case, pixel_values=case.pixel_values[:-1]), Reason.NOT_AN_IMAGE),
-        (lambda case: replace(case, pixel_values=np.full_like(case.pixel_values, np.nan)), Reason.NOT_AN_IMAGE),
+        (
+            lambda case: replace(case, pixel_values=np.full_like(case.pixel_values, np.nan)),
+            Reason.NOT_AN_IMAGE,
+        ),
         (
             lambda case: replace(
                 case, pixel_values=case.pixel_values[:0], image_grid_thw=case.image_grid_thw[:0]

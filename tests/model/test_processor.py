@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from sonoloop.model import nano
 from sonoloop.model.processor import PATCH_DIM, CaseInput, EchoVLMProcessor, as_rgb, prepare
 from sonoloop.model.prompts import report_turns

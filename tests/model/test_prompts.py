@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from sonoloop.model.prompts import (
     ENTITIES_PROMPT,
     entities_turns,

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.structured import EntitiesConstraint, EntitiesGrammar, RowSpec
 from sonoloop.platform.lexicon import ORGANS, Organ, parse_generated

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from sonoloop.model.processor import END_OF_TURN, EchoVLMProcessor, PreparedCase
 from sonoloop.model.prompts import entities_turns, message, report_turns
 from sonoloop.model.supervised import IGNORED, Target, collate, supervised_example

@@ -26,7 +26,8 @@ NUM_WRITERS = 8
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """An empty place, once as a folder and once as a prefix of a bucket."""
     if request.param == "folder":
-        return Store(str(tmp_path))
+        (tmp_path / "store").mkdir()
+        return Store(str(tmp_path / "store"))
     stack: S3Stack = request.getfixturevalue("stack_s3")
     for name, value in stack.env.items():
         monkeypatch.setenv(name, value)
@@ -53,6 +54,14 @@ def test_what_is_written_is_read_listed_and_found(store: Store) -> None:
     assert store.exists("a.txt")
     assert not store.exists("nothing")
     assert not store.exists("b"), "a folder is no object"
+
+
+def test_a_neighbour_whose_name_begins_alike_is_not_listed(store: Store) -> None:
+    store.write_bytes(b"1", "room", "a")
+    store.write_bytes(b"1", "room-2", "b")
+    Store(f"{store.uri}-2").write_bytes(b"1", "c")
+    assert [info.uri for info in store.list_objects("room")] == [store.uri_of("room", "a")]
+    assert len(list(store.list_objects())) == 2
 
 
 def test_a_missing_object_is_a_file_not_found_error(store: Store) -> None:

@@ -1,0 +1,133 @@
+"""Training snapshots: frozen, named by content, split by patient for ever."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from sonoloop.jobs.snapshot import freeze_snapshot, read_snapshot, split_of
+from sonoloop.platform.errors import ConfigError, NothingToDoError
+from sonoloop.platform.identity import pseudonym
+from sonoloop.platform.records import CaseRecord, ReviewRecord
+from sonoloop.platform.workspace import Store
+
+KEY = SecretStr("a key for tests only")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+ENTITIES = '{"organ":"liver","parenchyma":"normal","lesion":"absent"}'
+PATIENTS = [pseudonym(KEY, "patient", f"PID-{number}") for number in range(10_000)]
+
+
+def review(case_id: str, *, hour: int = 0, **changes: object) -> ReviewRecord:
+    at = START.replace(hour=hour)
+    return ReviewRecord.model_validate(
+        {
+            "review_id": f"{case_id}-{hour}",
+            "annotation_id": 1,
+            "task_id": 1,
+            "case_id": case_id,
+            "model_version": None,
+            "reader": "r",
+            "findings": "f",
+            "impression": "i",
+            "entities": ENTITIES,
+            "boxes": (),
+            "origins": {"findings": "manual"},
+            "lead_time_s": None,
+            "created_at": at,
+            "updated_at": at,
+            **changes,
+        }
+    )
+
+
+def case(case_id: str, patient: str) -> CaseRecord:
+    return CaseRecord(
+        case_id=case_id, patient_key=patient, organ_hint=None, scanner=None, images=(), indexed_at=START
+    )
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Store:
+    """Forty cases of twenty patients."""
+    store = Store(str(tmp_path))
+    cases = [case(f"c{number:02}", PATIENTS[number // 2]) for number in range(40)]
+    store.write_table(CaseRecord.table(cases), "cases", "0.parquet")
+    return store
+
+
+def pull(workspace: Store, name: str, *reviews: ReviewRecord) -> None:
+    workspace.write_table(ReviewRecord.table(list(reviews)), "reviews", f"{name}.parquet")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_the_held_out_share_of_ten_thousand_patients_is_within_a_twentieth_of_what_was_asked(
+    share: float,
+) -> None:
+    held_out = sum(split_of(patient, share) == "test" for patient in PATIENTS) / len(PATIENTS)
+    assert held_out == pytest.approx(share, rel=0.05)
+
+
+def test_a_patient_once_held_out_stays_so_when_the_share_grows() -> None:
+    small = {patient for patient in PATIENTS if split_of(patient, 0.2) == "test"}
+    assert small == {patient for patient in small if split_of(patient, 0.3) == "test"}
+    assert [split_of(patient, 0.25) for patient in PATIENTS[:8]] == [
+        split_of(patient, 0.25) for patient in PATIENTS[:8]
+    ]
+    assert split_of("40000000" + "0" * 16, 0.25) == "train"
+    assert split_of("3fffffff" + "0" * 16, 0.25) == "test"
+
+
+def test_no_patient_stands_on_both_sides(workspace: Store) -> None:
+    pull(workspace, "0", *(review(f"c{number:02}") for number in range(40)))
+    snapshot = freeze_snapshot(workspace, test_share=0.3)
+    sides = {
+        side: {row.patient_key for row in read_snapshot(workspace, snapshot.name, side)}
+        for side in ("train", "test")
+    }
+    assert sides["train"]
+    assert sides["test"]
+    assert sides["train"].isdisjoint(sides["test"])
+    assert (snapshot.num_train + snapshot.num_test, snapshot.num_left_out) == (40, 0)
+
+
+def test_the_same_reviews_give_the_same_snapshot_and_a_new_one_another(workspace: Store) -> None:
+    pull(workspace, "0", *(review(f"c{number:02}") for number in range(30)))
+    first = freeze_snapshot(workspace, test_share=0.3)
+    rows = read_snapshot(workspace, first.name, "train")
+    assert freeze_snapshot(workspace, test_share=0.3) == first
+    pull(workspace, "1", review("c00", hour=5, findings="changed"))
+    second = freeze_snapshot(workspace, test_share=0.3)
+    assert second.name != first.name
+    assert read_snapshot(workspace, first.name, "train") == rows, "a frozen snapshot stays as it was"
+
+
+def test_unusable_reviews_are_left_out_and_counted(workspace: Store) -> None:
+    pull(
+        workspace,
+        "0",
+        *(review(f"c{number:02}") for number in range(10)),
+        review("c10", entities=None),
+        review("c11", findings=""),
+        review("c12", impression=""),
+        review("of a case that is not here"),
+    )
+    snapshot = freeze_snapshot(workspace, test_share=0.1)
+    assert (snapshot.num_train + snapshot.num_test, snapshot.num_left_out) == (10, 3)
+
+
+def test_without_a_usable_review_there_is_nothing_to_learn_and_nothing_is_written(workspace: Store) -> None:
+    for reviews in ((), (review("c00", entities=None),)):
+        if reviews:
+            pull(workspace, "0", *reviews)
+        with pytest.raises(NothingToDoError, match="no review to learn from"):
+            freeze_snapshot(workspace, test_share=0.3)
+    assert not workspace.exists("training")
+    assert not list(workspace.list_objects("training"))
+
+
+def test_a_snapshot_that_is_not_there_is_a_config_error(workspace: Store) -> None:
+    with pytest.raises(ConfigError, match="no snapshot"):
+        read_snapshot(workspace, "0123", "test")

@@ -1,0 +1,72 @@
+"""``sonoloop status``: counts of every room."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from sonoloop.jobs.config import Config
+from sonoloop.jobs.runs import start_run
+from sonoloop.jobs.status import run_status
+from sonoloop.platform import registry
+from sonoloop.platform.errors import StorageError
+from sonoloop.platform.records import CaseRecord, DraftRecord, InstanceRecord
+from sonoloop.platform.registry import Aliases
+from sonoloop.platform.workspace import Store
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_an_empty_workspace_counts_nothing(tmp_path: Path) -> None:
+    summary = run_status(Config(workspace=str(tmp_path), archive="a"))
+    assert (summary.objects, summary.cases, summary.reviews, summary.last_run) == (0, 0, 0, None)
+    assert set(summary.aliases.values()) == {None}
+
+
+def test_a_workspace_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        run_status(Config(workspace=str(tmp_path / "none"), archive="a"))
+
+
+def test_each_room_is_counted_by_what_a_person_asks_about(tmp_path: Path) -> None:
+    config, workspace = Config(workspace=str(tmp_path), archive="a"), Store(str(tmp_path))
+    common = {"etag": "e", "size_bytes": 1, "indexed_at": NOW}
+    instances = [
+        InstanceRecord.model_validate({"instance_id": "1", "uri": "1", "status": "indexed", **common}),
+        InstanceRecord.model_validate(
+            {"instance_id": "2", "uri": "2", "status": "rejected", "reason": "truncated", **common}
+        ),
+    ]
+    cases = [
+        CaseRecord.model_validate(
+            {
+                "case_id": name,
+                "patient_key": "p",
+                "organ_hint": organ,
+                "scanner": None,
+                "images": (),
+                "indexed_at": NOW,
+            }
+        )
+        for name, organ in (("a", "liver"), ("b", None))
+    ]
+    keys = {"run_id": "r", "model_version": "m/1", "prompt_version": "p", "config_hash": "h"}
+    drafts = [
+        DraftRecord.model_validate({"case_id": "a", "status": "draft", **keys}),
+        DraftRecord.model_validate({"case_id": "b", "status": "rejected", "reason": "image-missing", **keys}),
+    ]
+    workspace.write_table(InstanceRecord.table(instances), "instances", "0.parquet")
+    workspace.write_table(CaseRecord.table(cases), "cases", "0.parquet")
+    workspace.write_table(DraftRecord.table(drafts), "drafts", "r", "0.parquet")
+    registry.set_aliases(workspace, config.model.name, {"champion": "m/1"}, expected=Aliases())
+    start_run(workspace, "index", run_id="done", key="k", config=config).finished(workspace, {})
+    start_run(workspace, "annotate", run_id="half", key="k", config=config)
+
+    summary = run_status(config)
+    assert (summary.objects, summary.objects_rejected) == (2, {"truncated": 1})
+    assert (summary.cases, summary.cases_by_organ) == (2, {"liver": 1, "unknown": 1})
+    assert (summary.drafts_by_model, summary.cases_rejected) == ({"m/1": 1}, {"image-missing": 1})
+    assert summary.aliases["champion"] == "m/1"
+    assert (summary.runs_unfinished, summary.last_run) == (["half"], "half")
