@@ -80,10 +80,10 @@ def _fetch(archive: Store, info: ObjectInfo, *, max_bytes: int) -> bytes:
         )
     try:
         return archive.read_path(info.uri.removeprefix("s3://"))
-    except (StorageError, FileNotFoundError) as err:
-        raise RejectedError(
-            Reason.STORAGE, f"the object could not be fetched ({type(err).__name__})", retryable=True
-        ) from err
+    except FileNotFoundError as err:
+        raise RejectedError(Reason.STORAGE, "the object is gone, or its name is not UTF-8") from err
+    except StorageError as err:
+        raise RejectedError(Reason.STORAGE, "the object could not be fetched", retryable=True) from err
 
 
 def _instance_id(instance: Instance, key: SecretStr) -> str:

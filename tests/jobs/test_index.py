@@ -156,6 +156,17 @@ class TestOnRay:
         summary = run_index(clean)
         assert (summary.unchanged, summary.indexed, summary.cases) == (1, 2, 1)
 
+    @pytest.mark.parametrize(("retryable", "indexed"), [(True, 1), (False, 0)])
+    def test_a_rejection_is_tried_again_only_where_that_can_help(
+        self, config: Config, retryable: bool, indexed: int
+    ) -> None:
+        fill(config, {"a": GOOD["1/1"], "b": GOOD["2/1"]})
+        infos = list(Store(config.archive).list_objects())
+        before = row(infos[0].uri, images=0, case_id=None, status="rejected", retryable=retryable)
+        known = [before.model_copy(update={"etag": infos[0].etag})]
+        Store(config.workspace).write_table(InstanceRecord.table(known), "instances", "0.parquet")
+        assert run_index(config).indexed == indexed + 1
+
     def test_an_archive_without_a_readable_object_says_so_and_keeps_the_reasons(self, config: Config) -> None:
         fill(config, {name: data for name, (data, _) in BAD.items()})
         with pytest.raises(NothingToDoError, match="not-ultrasound"):

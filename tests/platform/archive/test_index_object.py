@@ -136,8 +136,14 @@ def test_a_folder_of_pictures_is_one_case_and_a_lone_picture_another(
         assert (one.organ_hint, third.organ_hint) == ("liver", None)
 
 
-def test_an_object_that_vanished_is_a_rejection_that_may_be_tried_again(room: Room) -> None:
+def test_an_object_that_vanished_is_a_rejection(room: Room) -> None:
     row = room.read(ObjectInfo(room.archive.uri_of("gone.dcm"), 10, "e"), IndexConfig())
+    assert (row.status, row.reason, row.retryable) == ("rejected", Reason.STORAGE, False)
+
+
+def test_a_store_that_fails_is_a_rejection_that_may_be_tried_again(room: Room) -> None:
+    Path(room.archive.root, "folder").mkdir(parents=True)
+    row = room.read(ObjectInfo(room.archive.uri_of("folder"), 10, "e"), IndexConfig())
     assert (row.status, row.reason, row.retryable) == ("rejected", Reason.STORAGE, True)
 
 
