@@ -214,7 +214,7 @@ def _until_none_is_left(mark: str) -> None:
 
 
 def _wait_until_healthy(url: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         try:
             if httpx.get(f"{url}/healthz", timeout=2, trust_env=False).status_code == 200:
