@@ -77,9 +77,15 @@ def run_evaluate(config: Config, *, snapshot: str | None = None) -> EvaluateSumm
 
 
 def snapshot_of(workspace: Store, model_version: str) -> str:
-    """The snapshot that a model version was trained on, from its lineage."""
+    """The snapshot that a model version was trained on, from its lineage.
+
+    Raises:
+        NothingToDoError: its lineage names none.
+    """
     name, _, version = model_version.partition("/")
     lineage = jsonlib.loads(workspace.read_bytes("models", name, version, "lineage.json"))
+    if "snapshot" not in lineage:
+        raise NothingToDoError(f"{model_version} was not trained here; name a snapshot with --snapshot")
     return str(lineage["snapshot"])
 
 

@@ -46,7 +46,7 @@ def image_storage(workspace: Store) -> ImageStorage:
         bucket=bucket,
         prefix="/".join(part for part in (prefix, "images") if part),
         endpoint=workspace.s3.resolved_endpoint(),
-        region=workspace.s3.region,
+        region=workspace.s3.resolved_region(),
         access_key=SecretStr(keys.access_key) if keys else None,
         secret_key=SecretStr(keys.secret_key) if keys else None,
         session_token=SecretStr(keys.token) if keys and keys.token else None,

@@ -45,7 +45,12 @@ class S3Config(BaseModel):
         pattern=r"^https?://[^/@\s]+/?$",
         description="S3 endpoint; AWS_ENDPOINT_URL or AWS itself when absent",
     )
-    region: str = Field(default="us-east-1", description="region name")
+    region: str | None = Field(default=None, description="region name; AWS_REGION or us-east-1 when absent")
+
+    def resolved_region(self) -> str:
+        """The configured region, else the environment's, else AWS's oldest."""
+        found = (os.environ.get(name) for name in ("AWS_REGION", "AWS_DEFAULT_REGION"))
+        return self.region or next(filter(None, found), "us-east-1")
 
     def resolved_endpoint(self) -> str | None:
         """The configured endpoint, else the environment's, else ``None`` for AWS.
@@ -101,7 +106,7 @@ class Store:
         endpoint = self.s3.resolved_endpoint()
         parts = urlparse(endpoint) if endpoint else None
         return pafs.S3FileSystem(
-            region=self.s3.region,
+            region=self.s3.resolved_region(),
             endpoint_override=parts.netloc if parts else None,
             scheme=parts.scheme if parts else "https",
             connect_timeout=10,
@@ -118,7 +123,10 @@ class Store:
         )
         # An own session: boto3's default one is not safe to make in threads and keeps the first keys it saw.
         return boto3.session.Session().client(
-            "s3", endpoint_url=self.s3.resolved_endpoint(), region_name=self.s3.region, config=retries
+            "s3",
+            endpoint_url=self.s3.resolved_endpoint(),
+            region_name=self.s3.resolved_region(),
+            config=retries,
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""The HTTP door: who may ask, how much, and the way to the model.
+"""The HTTP door: who may ask, how much, and in which form. No Ray in here.
 
-`Api` is a plain FastAPI application over any function that answers questions; `application` puts it on Ray
-Serve before the replicas of the champion. The door decodes and checks, the replicas only run the model, so
-health and refusals never wait for an answer that is being written.
+The door decodes and checks everything before the model is asked, so health and refusals never wait for an
+answer that is being written.
 """
 
 from __future__ import annotations
@@ -21,17 +20,13 @@ from typing import Any, TypeAlias
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
-from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from starlette.exceptions import HTTPException
 
 from sonoloop.model.chat import ChatMessage, ChatPart, ChatResult
 from sonoloop.platform.errors import Reason
-from sonoloop.platform.workspace import store_of
 from sonoloop.serve.answers import Answer
-from sonoloop.serve.champion import Champion, Event, Question, Refusal
-from sonoloop.serve.config import ServeConfig, ServeSettings
+from sonoloop.serve.champion import Event, Question, Refusal
+from sonoloop.serve.config import ServeConfig
 from sonoloop.serve.images import decode_images
 from sonoloop.serve.protocol import (
     ApiError,
@@ -46,8 +41,6 @@ from sonoloop.serve.protocol import (
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
-MAX_DOOR_REQUESTS = 256
-"""Requests inside the door at once: far above the queue's length, so that health is always let in."""
 
 Ask: TypeAlias = Callable[[Question], AsyncGenerator[Event, None]]
 
@@ -260,64 +253,3 @@ async def _no_route(_request: Request, err: Exception) -> Response:
 async def _failed(_request: Request, _err: Exception) -> Response:
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     return _json(ApiError(status, "this server failed", code="internal_error").body(), status)
-
-
-class Gateway:
-    """The Serve deployment around `Api`.
-
-    Args:
-        config: Limits.
-        name: The model's name.
-        version: The served version.
-        digest: `key_digest` of the API key; the key itself never enters the cluster's state.
-        champion: Handle of the replicas.
-    """
-
-    def __init__(self, config: ServeConfig, name: str, version: str, digest: bytes, champion: Any) -> None:
-        self._api = Api(config, name, version, digest, self._ask)
-        self._champion = champion.options(stream=True)
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Ray Serve asks for the application once the replica is built."""
-        return self._api.app()
-
-    async def _ask(self, question: Question) -> AsyncGenerator[Event, None]:
-        response = self._champion.answer.remote(question)
-        try:
-            async for event in response:
-                yield event
-        except (RayError, RayServeException) as err:
-            logger.warning("a replica was lost (%s)", type(err).__name__)
-            raise ApiError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "the model's replica was lost; ask again",
-                code="replica_lost",
-                retry_after_s=RETRY_AFTER_S,
-            ) from None
-        finally:
-            response.cancel()  # nothing to cancel after the last event
-
-
-def application(settings: ServeSettings, version: str, key: str) -> Any:
-    """The Serve application: one door, ``num_replicas`` champions behind it.
-
-    Args:
-        settings: Where the model lies and how it is served.
-        version: The model version, resolved.
-        key: The API key.
-    """
-    config = settings.serve
-    replicas = serve.deployment(
-        Champion,
-        num_replicas=config.num_replicas,
-        max_ongoing_requests=config.max_ongoing,
-        ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    )
-    door = serve.deployment(
-        serve.ingress()(Gateway),
-        name="Gateway",
-        max_ongoing_requests=MAX_DOOR_REQUESTS,
-        ray_actor_options={"num_cpus": 0},
-    )
-    champion = replicas.bind(store_of(settings.workspace, settings.s3), version, config.engine)
-    return door.bind(config, settings.model.name, version, key_digest(key), champion)

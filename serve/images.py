@@ -6,7 +6,6 @@ import base64
 import binascii
 import io
 import struct
-import warnings
 import zlib
 from collections.abc import Sequence
 
@@ -71,19 +70,17 @@ def _payload(url: str, where: str) -> bytes:
 
 def _decoded(data: bytes, where: str, *, max_pixels: int) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                width, height = picture.size
-                if width * height > max_pixels:
-                    raise bad_request(
-                        f"{where} has {width} x {height} pixels, {max_pixels} are left for it; shrink it",
-                        code="image_too_large",
-                        param="messages",
-                    )
-                picture.load()
-                deep = picture.mode.startswith("I")  # 16 bit; Pillow's own conversion to RGB would clip it
-                pixels = np.asarray(picture, np.uint16) if deep else np.asarray(picture.convert("RGB"))
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                raise bad_request(
+                    f"{where} has {width} x {height} pixels, {max_pixels} are left for it; shrink it",
+                    code="image_too_large",
+                    param="messages",
+                )
+            picture.load()
+            deep = picture.mode.startswith("I")  # 16 bit; Pillow's own conversion to RGB would clip it
+            pixels = np.asarray(picture, np.uint16) if deep else np.asarray(picture.convert("RGB"))
     except Image.DecompressionBombError:
         raise bad_request(
             f"{where} is far too large; send it smaller", code="image_too_large", param="messages"

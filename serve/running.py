@@ -15,8 +15,8 @@ from ray import serve
 
 from sonoloop.platform.cluster import joins_cluster
 from sonoloop.platform.errors import ServiceError
-from sonoloop.serve.app import application
 from sonoloop.serve.config import ServeConfig, ServeSettings
+from sonoloop.serve.gateway import application
 
 logger = logging.getLogger(__name__)
 APPLICATION = "sonoloop"
