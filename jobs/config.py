@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sonoloop.model.engine import EngineConfig
+from sonoloop.model.engine_config import EngineConfig
 from sonoloop.platform.archive.index_object import IndexConfig
 from sonoloop.platform.cluster import RayConfig
 from sonoloop.platform.labelstudio.config import LabelStudioConfig

@@ -75,10 +75,14 @@ def _show_bar(title: str, total: int, counter: Any, stop: threading.Event) -> No
 
 
 def _show_lines(title: str, total: int, counter: Any, stop: threading.Event) -> None:
-    begin = time.monotonic()
+    first: tuple[float, int] | None = None  # rates count from the first rows on: actors take time to start
     while not stop.wait(LINE_EVERY_S):
         done, rejected = ray.get(counter.read.remote())
-        rate = done / (time.monotonic() - begin)
-        left = f", about {(total - done) / rate:.0f} s left" if done else ", starting"
+        if first is None:
+            first = (time.monotonic(), done) if done else None
+            console.print(f"{title}: {done}/{total}, {'under way' if done else 'starting'}")
+            continue
+        rate = (done - first[1]) / (time.monotonic() - first[0])
+        left = f", about {(total - done) / rate:.0f} s left" if rate else ""
         bad = f", {rejected} rejected" if rejected else ""
         console.print(f"{title}: {done}/{total}{bad}, {rate:.1f}/s{left}")

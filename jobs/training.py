@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import deepspeed
 import numpy as np
 import torch
 from PIL import Image
@@ -99,6 +98,8 @@ def shard(num_examples: int, epoch: int, rank: int, world: int, *, seed: int) ->
 
 
 def _engine(model: torch.nn.Module, config: FinetuneConfig, *, total_steps: int) -> Any:
+    import deepspeed  # probes the accelerator and prints when imported: in workers only
+
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -169,11 +170,13 @@ def _restore(engine: Any) -> int:
 
 def _report(engine: Any, base: Path, *, epoch: int, loss: float, last: bool) -> None:
     """Checkpoint every rank's share; with the last epoch, rank 0 adds the model in its published layout."""
+    from deepspeed import zero
+
     with TemporaryDirectory() as name:
         folder = Path(name)
         engine.save_checkpoint(name, client_state={"epoch": epoch})
         if last:
-            with deepspeed.zero.GatheredParameters(list(engine.module.parameters()), modifier_rank=0):
+            with zero.GatheredParameters(list(engine.module.parameters()), modifier_rank=0):
                 if train.get_context().get_world_rank() == 0:
                     save_model(engine.module, folder / MODEL_FOLDER)
                     _copy_companions(base, folder / MODEL_FOLDER)

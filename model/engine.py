@@ -11,15 +11,14 @@ import logging
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
-import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.model.chat import ChatMessage, ChatResult, chat_prompt, stream_answer
 from sonoloop.model.checkpoint import load_model
 from sonoloop.model.decoding import Decoder, Prompt, Sampling
+from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.processor import PATCH_DIM, EchoVLMProcessor, PreparedCase
 from sonoloop.model.prompts import Conversation, entities_turns, format_report, parse_report, report_turns
 from sonoloop.model.structured import EntitiesConstraint, EntitiesGrammar, RowSpec
@@ -30,35 +29,6 @@ logger = logging.getLogger(__name__)
 
 S = TypeVar("S")
 T = TypeVar("T")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class EngineConfig(BaseModel):
-    """How a model folder is loaded and how long its answers may be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of the weights; auto: bfloat16 on CUDA, float32 on CPU"
-    )
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        "sdpa", description="attention"
-    )
-    max_pixels: int | None = Field(None, ge=56 * 56, description="pixels per image; None: the folder's own")
-    max_prompt_tokens: int = Field(8192, ge=64, description="tokens, images included; longer is rejected")
-    max_report_tokens: int = Field(512, ge=8, description="new tokens of a report")
-    max_entities_tokens: int = Field(512, ge=32, description="new tokens of entities and boxes")
-
-    def resolved_device(self) -> torch.device:
-        """The device that ``auto`` means on this machine."""
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(automatic if self.device == "auto" else self.device)
-
-    def resolved_dtype(self) -> torch.dtype:
-        """The dtype that ``auto`` means on the resolved device."""
-        automatic = "bfloat16" if self.resolved_device().type == "cuda" else "float32"
-        return DTYPES[automatic if self.dtype == "auto" else self.dtype]
 
 
 @dataclass(frozen=True, slots=True)

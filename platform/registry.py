@@ -137,8 +137,10 @@ def set_aliases(
 
 
 def _cache_root() -> Path:
+    """``SONOLOOP_CACHE_DIR`` (a node's fast local disk, say), else the user's cache folder."""
+    own = os.environ.get("SONOLOOP_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "sonoloop" / "models"
+    return Path(own or f"{base}/sonoloop", "models")
 
 
 def _version_of(manifest: Mapping[str, str]) -> str:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from sonoloop.model.chat import ChatMessage, ChatResult
-from sonoloop.model.engine import EngineConfig, TransformersEngine
+from sonoloop.model.engine import TransformersEngine
+from sonoloop.model.engine_config import EngineConfig
 from sonoloop.platform import registry
 from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.workspace import Store

@@ -11,7 +11,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sonoloop.model.engine import EngineConfig
+from sonoloop.model.engine_config import EngineConfig
 from sonoloop.platform.cluster import RayConfig, joins_cluster
 from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.registry import ModelConfig

@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     Ray 2.60 listens on every interface, so authentication stays on; and it reads the mode once, when its
     library is loaded.
     """
-    patch, folder = pytest.MonkeyPatch(), tempfile.TemporaryDirectory(prefix="sonoloop-test-token-")
+    patch, folder = pytest.MonkeyPatch(), tempfile.TemporaryDirectory(prefix="sonoloop-test-")
     config.add_cleanup(folder.cleanup)
     config.add_cleanup(patch.undo)
     token = Path(folder.name) / "token"
@@ -43,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     patch.delenv("RAY_ADDRESS", raising=False)
     patch.setenv("RAY_AUTH_MODE", "token")
     patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    patch.setenv("SONOLOOP_CACHE_DIR", folder.name)
     # Ray Train's report() waits for a poll, every 2 s unless told otherwise.
     patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 

@@ -33,8 +33,8 @@ def draw_contact_sheet(
 ) -> None:
     """One row per case: its first image with the three boxes, and the impression and entities of each."""
     with mpl.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(13, 2.9 * len(cases)), layout="constrained")
-        grid = figure.subplots(len(cases), 2, squeeze=False, width_ratios=(1, 2.1))
+        figure = Figure(figsize=(14, 2.6 * len(cases)), layout="constrained")
+        grid = figure.subplots(len(cases), 2, squeeze=False, width_ratios=(1, 2.6))
         for row, case in enumerate(cases):
             drafts = ((truths[row], TRUTH), (before[row], BEFORE), (after[row], AFTER))
             _draw_image(grid[row][0], workspace, case, drafts)
@@ -101,7 +101,7 @@ def _draw_texts(panel: Any, drafts: Sequence[tuple[Described | None, str]]) -> N
     for column, (draft, color) in enumerate(drafts):
         entities = draft.entities.flat() if draft and draft.entities else {}
         lines = [f"{name}: {value}" for name, value in entities.items()]
-        impression = textwrap.fill(draft.impression if draft else "no draft", WRAP // 2 + 6)
+        impression = textwrap.fill(draft.impression if draft else "rejected: no valid draft", WRAP // 2 + 6)
         panel.text(
             column / 3,
             1.0,

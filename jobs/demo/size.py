@@ -9,9 +9,9 @@ class DemoConfig(BaseModel):
     """Numbers of studies and of cases read; the defaults fit 12 minutes on 2 cores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    num_known: int = Field(default=60, description="breast and thyroid studies")
-    num_new: int = Field(default=220, description="liver and kidney studies")
-    num_reviewed: int = Field(default=160, description="cases read in round 0")
+    num_known: int = Field(default=90, description="breast and thyroid studies")
+    num_new: int = Field(default=200, description="liver and kidney studies")
+    num_reviewed: int = Field(default=180, description="cases read in round 0")
     num_reviewed_again: int = Field(default=40, description="cases read in round 1")
     seed: int = Field(default=7, description="of the phantoms")
     epochs: int = Field(default=10, description="of the fine-tuning")

@@ -21,7 +21,8 @@ from torch.multiprocessing.spawn import spawn
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from sonoloop.model.checkpoint import load_model, save_model
-from sonoloop.model.engine import EngineConfig, TransformersEngine
+from sonoloop.model.engine import TransformersEngine
+from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.nano.card import write_card
 from sonoloop.model.nano.data import (
     SEEN_ORGANS,

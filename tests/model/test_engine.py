@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from sonoloop.model import nano
 from sonoloop.model.chat import ChatMessage
 from sonoloop.model.decoding import Decoder
-from sonoloop.model.engine import Draft, EngineConfig, TransformersEngine
+from sonoloop.model.engine import Draft, TransformersEngine
+from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.processor import PreparedCase
 from sonoloop.platform.errors import Reason, RejectedError
 

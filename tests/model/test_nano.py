@@ -8,7 +8,8 @@ import torch
 
 from sonoloop.model import nano
 from sonoloop.model.checkpoint import load_model
-from sonoloop.model.engine import EngineConfig, TransformersEngine
+from sonoloop.model.engine import TransformersEngine
+from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
 from sonoloop.model.nano.data import (
     SEEN_ORGANS,

@@ -22,7 +22,7 @@ NAME = "echovlm-nano"
 
 @pytest.fixture(params=["folder", "s3"])
 def workspace(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SONOLOOP_CACHE_DIR", str(tmp_path / "cache"))
     if request.param == "folder":
         return Store(str(tmp_path / "workspace"))
     stack: S3Stack = request.getfixturevalue("stack_s3")

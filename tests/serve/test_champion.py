@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from sonoloop.model.chat import ChatMessage, ChatResult
-from sonoloop.model.engine import EngineConfig, TransformersEngine
+from sonoloop.model.engine import TransformersEngine
+from sonoloop.model.engine_config import EngineConfig
 from sonoloop.platform.errors import Reason
 from sonoloop.serve.champion import Event, Question, Refusal, answer_events, in_thread
 

@@ -50,7 +50,11 @@ def config_file(tmp_path: Path) -> Path:
 def started(config_file: Path, port: int, **environment: str) -> subprocess.Popen[str]:
     """The command in a process of its own, with none of this session's Ray variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    own = {"SONOLOOP_API_KEY": API_KEY, "XDG_CACHE_HOME": str(config_file.parent / "cache"), "COLUMNS": "80"}
+    own = {
+        "SONOLOOP_API_KEY": API_KEY,
+        "SONOLOOP_CACHE_DIR": str(config_file.parent / "cache"),
+        "COLUMNS": "80",
+    }
     command = [
         sys.executable,
         "-m",
