@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 import click
 import typer
 
+from sonoloop.platform.cluster import choose_authentication
 from sonoloop.platform.errors import ConfigError, SonoloopError
 
 GROUP = "sonoloop.commands"
@@ -87,6 +88,8 @@ def main() -> None:
     """Entry point of the console script. Exit codes are those of `sonoloop.platform.errors`."""
     try:
         _log()
+        choose_authentication()  # before any verb loads Ray
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ lines name nothing to act on
         app().main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)

@@ -73,6 +73,7 @@ def show_closing(summary: DemoSummary, info: StackInfo, output: Path) -> None:
         kind = f"{item.kind} (n={item.before.scores.num_cases})"
         for name, before, after in _figures(item):
             table.add_row(kind, name, f"{before:.3f}", f"{after:.3f}")
+            kind = ""
         table.add_section()
     edits = (f"{summary.edits_per_case[name]:.2f}" for name in ("round 0", "round 1"))
     table.add_row("read in Label Studio (simulated reader)", "fields edited per case", *edits)

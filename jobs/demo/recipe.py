@@ -49,6 +49,7 @@ def run_demo(folder: Path, output: Path, size: DemoConfig, *, interactive: bool 
     steps = Steps(NUM_STEPS)
     with steps.step("start the local stack: S3, Label Studio, Ray"):
         info = start(StackConfig(folder=folder), steps.say)
+        os.environ.pop("RAY_AUTH_TOKEN", None)  # it would win over the stack's own token
         os.environ.update(environment(folder))
     config, truth_store = _configure(info, output, size)
     with steps.step("write the archive to S3: phantom studies, real files, broken files"):

@@ -15,6 +15,7 @@ class NanoConfig(BaseModel):
 
     seed: int = Field(20_251, description="of phantoms, initial weights and order")
     num_cases: int = Field(6000, ge=8, description="training cases drawn")
+    num_texts: int = Field(4000, ge=8, description="drawn reports that train the tokenizer")
     num_held_out: int = Field(240, ge=4, description="phantoms per kind that score the weights")
     vocab_size: int = Field(1280, ge=512, description="tokens, a few of them spare")
     warmup_steps: int = Field(1200, ge=1, description="optimiser steps with direct heads")

@@ -51,7 +51,7 @@ HELD_OUT = 1
 
 def make_processor(config: NanoConfig) -> EchoVLMProcessor:
     """Nano's tokenizer, trained here, and its pixel budget."""
-    tokenizer = train_tokenizer(corpus(config.seed, 4000), vocab_size=config.vocab_size)
+    tokenizer = train_tokenizer(corpus(config.seed, config.num_texts), vocab_size=config.vocab_size)
     image_processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": MAX_PIXELS})
     return EchoVLMProcessor(image_processor, tokenizer)
 

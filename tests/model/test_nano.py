@@ -177,7 +177,14 @@ def test_the_patch_embedding_starts_with_the_mean_and_orthogonal_stripes() -> No
 
 def test_the_whole_recipe_runs_and_loads(tmp_path: Path) -> None:
     tiny = NanoConfig(
-        num_cases=8, num_held_out=4, warmup_steps=1, warmup_batch=4, steps=1, batch=4, num_processes=1
+        num_cases=8,
+        num_texts=40,
+        num_held_out=4,
+        warmup_steps=1,
+        warmup_batch=4,
+        steps=1,
+        batch=4,
+        num_processes=1,
     )
     stored = train(tiny, tmp_path / "nano", tmp_path / "cases.pkl")
     assert read_scores(tmp_path / "nano") == stored
