@@ -112,7 +112,7 @@ def test_every_object_of_the_archive_is_indexed_or_rejected_with_a_reason(loop: 
 
 def test_every_case_has_one_draft_or_one_rejection(loop: Any) -> None:
     rows = read_drafts(loop.workspace, model_version=loop.first)
-    assert Counter(row.case_id for row in rows) == Counter(loop.cases)
+    assert Counter(row.case_id for row in rows) == Counter(list(loop.cases))
     assert loop.annotated.drafted > 0.9 * len(loop.cases)
 
 
