@@ -44,12 +44,14 @@ class FinetuneConfig(Section):
     cpus_per_worker: float = Field(default=1, gt=0, description="logical CPUs held by a worker")
     use_gpu: bool = Field(default=False, description="one GPU per worker")
     zero_stage: int = Field(default=1, ge=0, le=3, description="DeepSpeed ZeRO stage")
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=3, ge=1, description="passes over the training side of the snapshot")
     batch_size: int = Field(default=4, ge=1, description="cases per worker and step")
-    learning_rate: float = Field(default=1e-3, gt=0, description="peak, AdamW")
+    learning_rate: float = Field(
+        default=1e-5, gt=0, description="peak, AdamW, all parameters; a tiny model wants more"
+    )
     warmup_share: float = Field(default=0.05, ge=0, lt=1, description="share of steps with rising rate")
-    weight_decay: float = Field(default=0.01, ge=0)
-    seed: int = 0
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW")
+    seed: int = Field(default=0, description="of the order of the examples")
     test_share: float = Field(
         default=0.25, gt=0, lt=1, description="share of patients held out for the gate, for ever"
     )

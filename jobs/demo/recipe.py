@@ -78,6 +78,7 @@ project = "Ultrasound {name}"
 
 [finetune]
 epochs = {size.epochs}
+learning_rate = {size.learning_rate}
 """
     path = output / "sonoloop.toml"
     path.write_text(text)

@@ -57,7 +57,7 @@ def _go_round(s3: S3Stack, labelstudio: LabelStudioStack) -> dict[str, Any]:
         archive=f"s3://{bucket}/archive",
         s3=S3Config(endpoint_url=s3.endpoint),
         labelstudio={"url": labelstudio.url, "project": f"Loop {bucket}"},
-        finetune={"epochs": 2, "test_share": 0.4},
+        finetune={"epochs": 2, "learning_rate": 5e-4, "test_share": 0.4},
         gate={"min_cases": 1, "min_gain": -1.0},
     )
     truth_store = store_of(f"s3://{bucket}/truth", config.s3)
