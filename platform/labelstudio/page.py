@@ -36,6 +36,7 @@ _STYLE = """
 .sl-form h4, .sl-form h5, .sl-form h6 { margin: 6px 0 2px !important; font-size: 13px; line-height: 18px; }
 .sl-form .lsf-text-area { margin-top: 0 !important; }
 .sl-form .lsf-text-area > div { margin-bottom: 4px !important; }
+.sl-form .lsf-textarea__region { padding-right: 84px !important; }
 .sl-form .lsf-textarea__actions { opacity: 0.75; pointer-events: auto; }
 .sl-form .lsf-textarea__region:not(:hover) [aria-label="Delete Region"] { visibility: hidden; }
 .sl-form textarea { min-height: 72px; }
