@@ -185,7 +185,7 @@ def _report(engine: Any, base: Path, *, epoch: int, loss: float, last: bool) -> 
 
 def _copy_companions(base: Path, target: Path) -> None:
     """Tokenizer, image settings and chat template go with the weights as they are."""
-    own = {"model.safetensors.index.json", "README.md", "lineage.json", "manifest.json"}
+    own = {"model.safetensors.index.json", "README.md", "scores.json"}
     for path in base.iterdir():
         if path.suffix != ".safetensors" and path.name not in own and not (target / path.name).exists():
             shutil.copy2(path, target / path.name)

@@ -76,6 +76,9 @@ endpoint_url = "{info.s3_endpoint}"
 url = "{info.labelstudio_url}"
 project = "Ultrasound {name}"
 
+[annotate.engine]
+max_report_tokens = 160
+
 [finetune]
 epochs = {size.epochs}
 learning_rate = {size.learning_rate}
