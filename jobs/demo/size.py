@@ -14,7 +14,7 @@ class DemoConfig(BaseModel):
     num_reviewed: int = Field(default=180, description="cases read in round 0")
     num_reviewed_again: int = Field(default=40, description="cases read in round 1")
     seed: int = Field(default=7, description="of the phantoms")
-    epochs: int = Field(default=10, description="of the fine-tuning")
+    epochs: int = Field(default=12, description="of the fine-tuning")
     learning_rate: float = Field(
         default=5e-4, description="best of 5e-4, 1e-3, 2e-3, 3e-3 for the nano model"
     )
