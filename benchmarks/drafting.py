@@ -29,7 +29,6 @@ from sonoloop.jobs.runs import ray_session
 from sonoloop.model import nano
 from sonoloop.model.engine import Draft, TransformersEngine
 from sonoloop.model.processor import CaseInput, EchoVLMProcessor, PreparedCase, prepare
-from sonoloop.platform.cluster import choose_authentication
 from sonoloop.platform.identity import KEY_VARIABLE
 from sonoloop.platform.phantoms.archive import PhantomConfig, PhantomGroup, build_studies
 from sonoloop.platform.records import CaseRecord
@@ -38,13 +37,12 @@ from sonoloop.platform.workspace import Store
 
 T = TypeVar("T")
 REPEATS = 3
-NUM_CASES = 128
+NUM_CASES = 64
 BATCH = 16
 
 
 def main() -> None:
     """Measure and print one line per ratio: minimum, median, maximum over the repeats."""
-    choose_authentication()
     os.environ.setdefault(KEY_VARIABLE, secrets.token_hex(32))
     ratios: dict[str, list[float]] = {"pipeline / engine alone": [], "pipeline / plain loop": []}
     with TemporaryDirectory() as folder:
@@ -129,7 +127,3 @@ def _drafts(engine: TransformersEngine, prepared: list[PreparedCase]) -> list[ob
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
     begin = time.perf_counter()
     return work(), time.perf_counter() - begin
-
-
-if __name__ == "__main__":
-    main()
