@@ -34,6 +34,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
 )
 
 from sonoloop.model.configuration import EchoVLMConfig, EchoVLMTextConfig
+from sonoloop.platform.errors import CheckpointError
 
 RouterSink = dict[int, Tensor]
 """Layer index -> router logits ``(N, E)``; a layer that runs again for checkpointing rewrites its own."""
@@ -166,17 +167,17 @@ class EchoVLMPreTrainedModel(Qwen2VLPreTrainedModel):  # type: ignore[misc]  # t
         """Refuse: transformers would fill expert weights it cannot find with random numbers.
 
         Raises:
-            NotImplementedError: Always; use ``sonoloop.model.checkpoint.load_model``.
+            CheckpointError: Always; use ``sonoloop.model.checkpoint.load_model``.
         """
-        raise NotImplementedError("load EchoVLM with sonoloop.model.checkpoint.load_model")
+        raise CheckpointError("load EchoVLM with sonoloop.model.checkpoint.load_model")
 
     def save_pretrained(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: transformers would write names and a configuration that the published code cannot read.
 
         Raises:
-            NotImplementedError: Always; use ``sonoloop.model.checkpoint.save_model``.
+            CheckpointError: Always; use ``sonoloop.model.checkpoint.save_model``.
         """
-        raise NotImplementedError("save EchoVLM with sonoloop.model.checkpoint.save_model")
+        raise CheckpointError("save EchoVLM with sonoloop.model.checkpoint.save_model")
 
 
 # The three constructors below skip their Qwen2-VL parent's, which would build the dense model first.
