@@ -53,7 +53,8 @@ _EMBEDDING = "model.embed_tokens.weight"
 _NUM_NAMED = 8  # keys an error message spells out
 
 
-def _published_name(name: str) -> str:
+def published_name(name: str) -> str:
+    """Name on disk of a tensor in memory, merged experts aside."""
     if name.startswith("model.language_model."):
         return "model." + name.removeprefix("model.language_model.")
     return name.removeprefix("model.") if name.startswith("model.visual.") else name
@@ -80,7 +81,7 @@ def published_views(state: Mapping[str, Tensor], *, tied: bool) -> dict[str, Ten
     """
     views: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        published = _published_name(name)
+        published = published_name(name)
         if ".moe.experts." in published:
             views.update(_expert_views(published, tensor))
         elif not (tied and published == _HEAD):

@@ -3,8 +3,9 @@
 Shape letters: B batch, T tokens per row, N = B * T, D model width, E experts, K experts per token,
 V vocabulary.
 
-Vision tower, attention, rotary positions and generation are transformers' Qwen2-VL; experts and router its
-Qwen2-MoE. New here are the mix of the two branches and the way router logits reach the auxiliary loss.
+Vision tower, attention, rotary positions and generation are transformers' Qwen2-VL; the experts are its
+Qwen2-MoE's. New here are the router in float32, the mix of the two branches and the way router logits reach
+the auxiliary loss.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import initialization as init
 from transformers.models.qwen2_moe.modeling_qwen2_moe import (
     Qwen2MoeExperts,
@@ -32,6 +34,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     Qwen2VLRotaryEmbedding,
     Qwen2VLTextModel,
 )
+from transformers.utils.generic import maybe_autocast
 
 from sonoloop.model.configuration import EchoVLMConfig, EchoVLMTextConfig
 from sonoloop.platform.errors import CheckpointError
@@ -48,7 +51,7 @@ class EchoVLMOutput(Qwen2VLCausalLMOutputWithPast):  # type: ignore[misc]  # tra
         loss: Cross-entropy of the labels, scalar float32, without the auxiliary loss.
         aux_loss: Load-balancing loss over all layers, padding left out, scalar float32.
         loss_with_aux: ``loss + router_aux_loss_coef * aux_loss``: what training minimises.
-        router_logits: One ``(N, E)`` per layer, in the model's dtype.
+        router_logits: One ``(N, E)`` per layer, float32 in every model.
     """
 
     aux_loss: Tensor | None = None
@@ -86,18 +89,45 @@ def load_balancing_loss(
     return loss
 
 
+class EchoVLMRouter(Qwen2MoeTopKRouter):  # type: ignore[misc]  # transformers ships no types
+    """Chooses the experts in float32, whatever the dtype of the model and under autocast.
+
+    Rounded to bfloat16, two logits that differ by less than 0.4 % are equal, and the choice between them
+    falls to the order of the experts. The parameter keeps the model's dtype, so checkpoints and ZeRO see no
+    difference.
+    """
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Route tokens.
+
+        Args:
+            hidden_states: ``(N, D)``, any float dtype.
+
+        Returns:
+            Logits ``(N, E)``, float32; weights ``(N, K)`` in ``hidden_states``' dtype, as the experts want
+            them; expert indices ``(N, K)``, int64.
+        """
+        x_ND = hidden_states.reshape(-1, self.hidden_dim)
+        with maybe_autocast(device_type=x_ND.device.type, enabled=False):
+            logits_NE = functional.linear(x_ND.float(), self.weight.float())
+            weights_NK, index_NK = logits_NE.softmax(dim=-1).topk(self.top_k, dim=-1)
+            if self.norm_topk_prob:
+                weights_NK = weights_NK / weights_NK.sum(dim=-1, keepdim=True)
+        return logits_NE, weights_NK.to(x_ND.dtype), index_NK
+
+
 class EchoVLMSparseMoe(nn.Module):
     """K of E experts per token, and one shared expert behind a sigmoid gate."""
 
     def __init__(self, config: EchoVLMTextConfig) -> None:
         super().__init__()
-        self.gate = Qwen2MoeTopKRouter(config)
+        self.gate = EchoVLMRouter(config)
         self.experts = Qwen2MoeExperts(config)
         self.shared_expert = Qwen2MoeMLP(config, intermediate_size=config.shared_expert_intermediate_size)
         self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False)
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the branch's output ``(B, T, D)`` and the router logits ``(N, E)``, both in x's dtype."""
+        """Return the branch's output ``(B, T, D)``, in x's dtype, and router logits ``(N, E)``, float32."""
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         logits_NE, weights_NK, index_NK = self.gate(x_ND)
         routed_ND = self.experts(x_ND, index_NK, weights_NK)
