@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ GENERATION_FILE = "generation_config.json"
 MAX_SHARD_BYTES = 5_000_000_000  # what transformers writes by default
 _HEAD = "lm_head.weight"
 _EMBEDDING = "model.embed_tokens.weight"
+_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
 _NUM_NAMED = 8  # keys an error message spells out
 
 
@@ -118,7 +120,7 @@ def _read_index(path: Path) -> dict[str, set[str]]:
     return shards
 
 
-def _stored_keys(folder: Path) -> dict[Path, set[str]]:
+def stored_keys(folder: Path) -> dict[Path, set[str]]:
     """List the keys of each weight file, headers only.
 
     Raises:
@@ -151,10 +153,10 @@ def is_echovlm(folder: Path) -> bool:
     """
     if has_moe_fields(read_published(folder)):
         return True
-    return any(".moe.experts." in key for keys in _stored_keys(folder).values() for key in keys)
+    return any(".moe.experts." in key for keys in stored_keys(folder).values() for key in keys)
 
 
-def _check_keys(stored: set[str], expected: set[str], *, tied: bool) -> None:
+def check_keys(stored: set[str], expected: set[str], *, tied: bool) -> None:
     optional = {_HEAD} if tied else set()
     if missing := expected - stored:
         raise CheckpointError(f"missing weights ({len(missing)}): {_name_some(missing)}")
@@ -162,18 +164,25 @@ def _check_keys(stored: set[str], expected: set[str], *, tied: bool) -> None:
         raise CheckpointError(f"unexpected weights ({len(unexpected)}): {_name_some(unexpected)}")
 
 
-def _copy_weights(path: Path, keys: set[str], views: Mapping[str, Tensor]) -> None:
+def _check_shape(key: str, found: torch.Size, expected: torch.Size) -> None:
+    if found != expected:
+        raise CheckpointError(f"{key} has shape {tuple(found)}, the configuration says {tuple(expected)}")
+
+
+def copy_weights(path: Path, keys: set[str], views: Mapping[str, Tensor]) -> None:
     with safe_open(path, framework="pt") as file:
         for key in sorted(keys & views.keys()):
             tensor = file.get_tensor(key)
-            if tensor.shape != views[key].shape:
-                expected, found = tuple(views[key].shape), tuple(tensor.shape)
-                raise CheckpointError(f"{key} has shape {found}, the configuration says {expected}")
+            _check_shape(key, tensor.shape, views[key].shape)
             views[key].copy_(tensor)
 
 
-def _check_tied_head(stored: Mapping[Path, set[str]]) -> None:
-    """A tied checkpoint may repeat the head; if the copy differs, one of the two would be lost."""
+def check_tied_head(stored: Mapping[Path, set[str]]) -> None:
+    """A tied checkpoint may repeat the head; if the copy differs, one of the two would be lost.
+
+    Raises:
+        CheckpointError: The two differ.
+    """
     where = {key: path for path, keys in stored.items() for key in keys & {_HEAD, _EMBEDDING}}
     if _HEAD not in where:
         return
@@ -183,6 +192,36 @@ def _check_tied_head(stored: Mapping[Path, set[str]]) -> None:
     ):
         if not torch.equal(head.get_tensor(_HEAD), body.get_tensor(_EMBEDDING)):
             raise CheckpointError(f"{_HEAD} differs from {_EMBEDDING}, but tie_word_embeddings is true")
+
+
+def _stored_shapes(path: Path, keys: set[str]) -> dict[str, torch.Size]:
+    with safe_open(path, framework="pt") as file:
+        return {key: torch.Size(file.get_slice(key).get_shape()) for key in keys}
+
+
+def check_folder(folder: Path) -> EchoVLMConfig:
+    """Check, from the headers alone, that another program may load a published EchoVLM folder.
+
+    For engines that read the weights themselves and leave what they do not find as it is.
+
+    Raises:
+        CheckpointError: A file, field or weight is missing, unexpected, unreadable or of another shape, or
+            the folder holds weight files that its index does not name.
+    """
+    config = read_config(folder)
+    stored = stored_keys(folder)
+    if stray := {path.name for path in folder.glob("*.safetensors")} - {path.name for path in stored}:
+        raise CheckpointError(f"{folder} holds weight files that belong to nothing: {_name_some(stray)}")
+    with no_init_weights(), torch.device("meta"):
+        state = EchoVLMForConditionalGeneration(config).state_dict()
+    views = published_views(state, tied=config.tie_word_embeddings)
+    check_keys(set().union(*stored.values()), set(views), tied=config.tie_word_embeddings)
+    for path, keys in stored.items():
+        for key, shape in _stored_shapes(path, keys & views.keys()).items():
+            _check_shape(key, shape, views[key].shape)
+    if config.tie_word_embeddings:
+        check_tied_head(stored)
+    return config
 
 
 def load_model(
@@ -208,7 +247,7 @@ def load_model(
     start = time.monotonic()
     config = read_config(folder)
     tied = config.tie_word_embeddings
-    stored = _stored_keys(folder)
+    stored = stored_keys(folder)
     with no_init_weights(), torch.device(device):
         model: EchoVLMForConditionalGeneration = EchoVLMForConditionalGeneration._from_config(
             config,
@@ -218,15 +257,24 @@ def load_model(
         )
     model.tie_weights()
     views = published_views(model.state_dict(), tied=tied)
-    _check_keys(set().union(*stored.values()), set(views), tied=tied)
+    check_keys(set().union(*stored.values()), set(views), tied=tied)
     if tied:
-        _check_tied_head(stored)
+        check_tied_head(stored)
     for path, keys in stored.items():
-        _copy_weights(path, keys, views)
+        copy_weights(path, keys, views)
     if (folder / GENERATION_FILE).exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     logger.info("loaded %d weights in %.1f s", len(views), time.monotonic() - start)
     return model.eval()  # type: ignore[no-any-return]
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy what stands beside the weights (tokenizer, image settings, chat template), overwriting nothing."""
+    own = {INDEX_FILE, "README.md", "scores.json"}  # these describe the source's weights
+    for path in source.iterdir():
+        is_ours = path.is_file() and path.suffix not in _WEIGHT_SUFFIXES and path.name not in own
+        if is_ours and not (target / path.name).exists():
+            shutil.copy2(path, target / path.name)
 
 
 def _shards(views: Mapping[str, Tensor], max_bytes: int) -> list[list[str]]:
@@ -287,7 +335,7 @@ def save_state(
         expected = EchoVLMForConditionalGeneration(config).state_dict()
     tied = config.tie_word_embeddings
     views = published_views(state, tied=tied)
-    _check_keys(set(views), set(published_views(expected, tied=tied)), tied=tied)
+    check_keys(set(views), set(published_views(expected, tied=tied)), tied=tied)
     _write_weights(views, folder, max_shard_bytes)
     if generation_config is not None:
         generation_config.save_pretrained(folder)

@@ -103,6 +103,24 @@ class EchoVLMConfig(Qwen2VLConfig):  # type: ignore[misc]  # transformers ships 
     published: dict[str, Any] | None = None
 
 
+def full_size_config() -> EchoVLMConfig:
+    """The size of the published release: Qwen2-VL-7B's decoder and vision tower with our default experts.
+
+    Sources: the sizes of Qwen2-VL-7B-Instruct's ``config.json``; the expert sizes are Qwen2-MoE's defaults in
+    transformers and give both counts that the release states, 11.68 B in total and 10.83 B active.
+    """
+    text = {
+        "vocab_size": 152_064,
+        "hidden_size": 3584,
+        "intermediate_size": 18_944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    }
+    return EchoVLMConfig(text_config=text, vision_config={})
+
+
 def has_moe_fields(published: Mapping[str, Any]) -> bool:
     """Whether a ``config.json`` describes experts; its ``model_type`` says ``qwen2_vl`` either way."""
     return all(field in published for field in MOE_FIELDS)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from sonoloop.model.checkpoint import INDEX_FILE, WEIGHTS_FILE, is_echovlm, load_model, save_model, save_state
-from sonoloop.model.configuration import MOE_FIELDS, EchoVLMConfig, read_config, to_published
+from sonoloop.model.configuration import MOE_FIELDS, read_config, to_published
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
 from sonoloop.platform.errors import CheckpointError
 
@@ -120,6 +120,19 @@ def test_a_missing_weight_is_named(folder: Path, key: str) -> None:
 def test_an_extra_weight_is_named(folder: Path, key: str) -> None:
     edit_weights(folder, lambda tensors: tensors.update({key: torch.zeros(3)}))
     with pytest.raises(CheckpointError, match=rf"unexpected weights \(1\): {key}"):
+        load_model(folder)
+
+
+def test_missing_and_unexpected_weights_are_named_in_one_message(folder: Path) -> None:
+    def rename(tensors: Tensors) -> None:
+        tensors["model.layers.0.moe.router.weight"] = tensors.pop("model.layers.0.moe.gate.weight")
+
+    edit_weights(folder, rename)
+    expected = (
+        r"missing weights \(1\): model\.layers\.0\.moe\.gate\.weight; "
+        r"unexpected weights \(1\): model\.layers\.0\.moe\.router\.weight"
+    )
+    with pytest.raises(CheckpointError, match=expected):
         load_model(folder)
 
 
@@ -265,19 +278,3 @@ def test_transformers_own_doors_are_closed(folder: Path, tmp_path: Path) -> None
         EchoVLMForConditionalGeneration.from_pretrained(folder)
     with pytest.raises(CheckpointError, match="save_model"):
         load_model(folder).save_pretrained(tmp_path / "saved")
-
-
-def test_the_full_width_counts_the_published_parameters() -> None:
-    # Qwen2-VL-7B's published sizes; the expert sizes are our defaults, chosen because they meet this count.
-    text = {
-        "vocab_size": 152_064,
-        "hidden_size": 3584,
-        "intermediate_size": 18_944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-    }
-    with torch.device("meta"):
-        model = EchoVLMForConditionalGeneration(EchoVLMConfig(text_config=text, vision_config={}))
-    assert model.num_parameters() / 1e9 == pytest.approx(11.68, abs=0.005)
