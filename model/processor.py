@@ -7,7 +7,7 @@ is plain numpy and cheap to pickle. transformers' own ``Qwen2VLProcessor`` canno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -18,12 +18,14 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
+from sonoloop.model.chosen import MAX_IMAGES, choose_images
+from sonoloop.model.frames import Pixels, as_rgb
 from sonoloop.model.prompts import Conversation
 from sonoloop.platform.errors import CheckpointError, Reason, RejectedError
 from sonoloop.platform.lexicon import Organ
 
-Pixels: TypeAlias = npt.NDArray[Any]
-"""One frame: uint8 or uint16, ``(H, W)`` or ``(H, W, C)``."""
+logger = logging.getLogger(__name__)
+
 Patches: TypeAlias = npt.NDArray[np.float32]
 Grids: TypeAlias = npt.NDArray[np.int64]
 
@@ -32,7 +34,11 @@ VIDEO_TOKEN = "<|video_pad|>"
 END_OF_TURN = "<|im_end|>"
 PATCH_DIM = 1176
 """3 channels x 2 (the still frame is doubled in time) x 14 x 14 pixels."""
-MIN_SIDE_PX, MAX_SIDE_PX, MAX_ASPECT = 16, 16_384, 20.0
+DEFAULT_MIN_PIXELS = 56 * 56
+DEFAULT_MAX_PIXELS = 392 * 392
+"""EchoVLM's training resolution: 196 visual tokens for a square image."""
+STOCK_MAX_PIXELS = (16_384 * 28 * 28, 1_280 * 28 * 28)
+"""Upper limits of Qwen2-VL's own folders and of its image processor; copied along, they state nothing."""
 
 # The published Qwen2-VL chat template, for folders that carry none.
 CHAT_TEMPLATE = (
@@ -58,11 +64,19 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CaseInput:
-    """The images of one case, in reading order: uint8 ``(H, W)`` or ``(H, W, 3)``."""
+    """Images of one case, in reading order.
+
+    Attributes:
+        case_id: The case.
+        images: uint8 or uint16, ``(H, W)`` or ``(H, W, C)``.
+        organ_hint: The organ where it is known beforehand.
+        image_indices: Which of the case's images these are, from 0; all of them, in order, where empty.
+    """
 
     case_id: str
     images: tuple[Pixels, ...]
     organ_hint: Organ | None = None
+    image_indices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -74,12 +88,19 @@ class PreparedCase:
         organ_hint: The organ where it is known beforehand.
         pixel_values: ``(P, 1176)`` float32, normalised patches of all images, P = sum of t * h * w.
         image_grid_thw: ``(N, 3)`` int64, patches of each image in time, height and width.
+        image_indices: Which of the case's images these are, from 0; all of them, in order, where not given.
+            `sonoloop.model.chosen` maps boxes.
     """
 
     case_id: str
     organ_hint: Organ | None
     pixel_values: Patches
     image_grid_thw: Grids
+    image_indices: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.image_indices:
+            object.__setattr__(self, "image_indices", tuple(range(len(self.image_grid_thw))))
 
 
 class _ProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[misc,call-arg]  # transformers ships no types
@@ -111,12 +132,19 @@ class EchoVLMProcessor(ProcessorMixin):  # type: ignore[misc]
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
     @classmethod
-    def from_folder(cls, folder: Path, *, max_pixels: int | None = None) -> Self:
+    def from_folder(
+        cls, folder: Path, *, max_pixels: int | None = None, min_pixels: int | None = None
+    ) -> Self:
         """Load from a model folder; `save` writes one.
+
+        An image keeps its size within the pixel budget and is resized to it outside. A folder that states no
+        budget, or Qwen2-VL's stock one, gets `DEFAULT_MAX_PIXELS`. Below 16,000 pixels a thin image may
+        exceed the budget: no side becomes shorter than one token, 28 pixels.
 
         Args:
             folder: Holds ``tokenizer.json`` and ``preprocessor_config.json``.
             max_pixels: Pixel budget of one image after resizing, instead of the folder's.
+            min_pixels: Fewest pixels after resizing, instead of the folder's; never more than the budget.
 
         Raises:
             CheckpointError: a file is missing or cannot be read.
@@ -126,11 +154,15 @@ class EchoVLMProcessor(ProcessorMixin):  # type: ignore[misc]
                 raise CheckpointError(
                     f"expected {name} in the model folder; copy it from the published model"
                 )
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
-        if max_pixels is not None:
-            floor = min(image_processor.size["shortest_edge"], max_pixels)
-            image_processor.size = {"shortest_edge": floor, "longest_edge": max_pixels}
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+            image_processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
+        except Exception as err:  # a broken file raises what its parser does: OSError, ValueError, Exception
+            raise CheckpointError(
+                f"tokenizer or preprocessor_config.json of {folder.name} cannot be read "
+                f"({type(err).__name__}); copy them from the published model"
+            ) from err
+        image_processor.size = _pixel_budget(image_processor.size, min_pixels, max_pixels)
         template_file = folder / "chat_template.jinja"
         template = template_file.read_text() if template_file.is_file() else tokenizer.chat_template
         return cls(image_processor, tokenizer, chat_template=template)
@@ -178,58 +210,50 @@ class EchoVLMProcessor(ProcessorMixin):  # type: ignore[misc]
         return ids
 
 
-def as_rgb(image: Pixels) -> npt.NDArray[np.uint8]:
-    """Any stored form of one frame as uint8 ``(H, W, 3)``.
-
-    Grey is repeated; an alpha channel is dropped; 16 bit is scaled by its own maximum, since the stored depth
-    (10, 12 or 16 bit) is not in the array.
-
-    Raises:
-        RejectedError: not an image, or of a size no scanner writes.
-    """
-    image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if image.ndim != 3 or image.shape[2] not in (1, 2, 3, 4) or image.dtype not in (np.uint8, np.uint16):
-        raise RejectedError(
-            Reason.NOT_AN_IMAGE,
-            f"expected uint8 or uint16 (H, W) or (H, W, 3), got {image.dtype} {image.shape}",
-        )
-    _check_size(image.shape[0], image.shape[1])
-    if image.dtype == np.uint16:
-        image = (image.astype(np.float32) * (255.0 / max(int(image.max()), 1))).round().astype(np.uint8)
-    grey = image.shape[2] < 3
-    return np.ascontiguousarray(np.repeat(image[:, :, :1], 3, axis=2) if grey else image[:, :, :3])
+def _pixel_budget(stated: Any, min_pixels: int | None, max_pixels: int | None) -> dict[str, int]:
+    """The image processor's ``size``: fewest and most pixels, under the names that Qwen2-VL gives them."""
+    size = dict(stated)
+    most, fewest = size.get("longest_edge"), size.get("shortest_edge")
+    if max_pixels is None and (most is None or most in STOCK_MAX_PIXELS):
+        logger.info("the folder states no pixel budget of its own; taking %d per image", DEFAULT_MAX_PIXELS)
+        most = DEFAULT_MAX_PIXELS
+    most = most if max_pixels is None else max_pixels
+    fewest = min_pixels or fewest or DEFAULT_MIN_PIXELS
+    return {"shortest_edge": min(fewest, most), "longest_edge": most}
 
 
-def _check_size(height: int, width: int) -> None:
-    short, long = sorted((height, width))
-    if long > MAX_SIDE_PX:
-        raise RejectedError(
-            Reason.TOO_LARGE, f"expected sides up to {MAX_SIDE_PX} px, got {width} x {height}"
-        )
-    if short < MIN_SIDE_PX or long > MAX_ASPECT * short:
-        raise RejectedError(
-            Reason.NOT_AN_IMAGE,
-            f"expected sides from {MIN_SIDE_PX} px, aspect up to {MAX_ASPECT:g}, got {width} x {height}",
-        )
-
-
-def prepare(processor: EchoVLMProcessor, case: CaseInput) -> PreparedCase:
+def prepare(
+    processor: EchoVLMProcessor, case: CaseInput, *, max_images: int | None = MAX_IMAGES
+) -> PreparedCase:
     """Resize, normalise and cut a case's images into patches. Runs on CPU, 5-150 ms per image.
+
+    Args:
+        processor: Of the model that will read the case.
+        case: Its images.
+        max_images: Of more images, so many are chosen: evenly spaced, the first and the last among them.
+            ``None`` takes all.
 
     Raises:
         RejectedError: the case has no image, or one is not an image or of an absurd size.
     """
     if not case.images:
         raise RejectedError(Reason.NO_PIXELS, "expected at least one image, got none")
-    frames: Sequence[Pixels] = [as_rgb(image) for image in case.images]
-    features = processor.image_processor(
-        images=list(frames), return_tensors="np", input_data_format="channels_last"
-    )
+    chosen = choose_images(len(case.images), max_images)
+    parts = [_patches(processor, case.images[index]) for index in chosen]
+    known = case.image_indices or tuple(range(len(case.images)))
     return PreparedCase(
         case_id=case.case_id,
         organ_hint=case.organ_hint,
-        pixel_values=np.ascontiguousarray(features["pixel_values"], dtype=np.float32),
-        image_grid_thw=np.asarray(features["image_grid_thw"], dtype=np.int64),
+        pixel_values=np.concatenate([patches for patches, _ in parts]),
+        image_grid_thw=np.concatenate([grid for _, grid in parts]),
+        image_indices=tuple(known[index] for index in chosen),
     )
+
+
+def _patches(processor: EchoVLMProcessor, image: Pixels) -> tuple[Patches, Grids]:
+    """One image at a time: only its patches outlive the next one's pixels."""
+    features = processor.image_processor(
+        images=[as_rgb(image)], return_tensors="np", input_data_format="channels_last"
+    )
+    patches = np.ascontiguousarray(features["pixel_values"], dtype=np.float32)
+    return patches, np.asarray(features["image_grid_thw"], dtype=np.int64)

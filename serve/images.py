@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
-import struct
-import zlib
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image
 
-from sonoloop.model.processor import as_rgb
-from sonoloop.platform.errors import RejectedError
+from sonoloop.model.frames import FORMATS, decode_frame
+from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.serve.protocol import bad_request
 
-FORMATS = ("PNG", "JPEG", "WEBP")
 _KINDS = ", ".join(f"image/{name.lower()}" for name in FORMATS)
-# What Pillow's decoders raise on damaged files: truncation, wrong checksums, absurd headers.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 
 
 def decode_images(urls: Sequence[str], *, max_images: int, max_pixels: int) -> list[Image.Image]:
@@ -70,27 +63,16 @@ def _payload(url: str, where: str) -> bytes:
 
 def _decoded(data: bytes, where: str, *, max_pixels: int) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            width, height = picture.size
-            if width * height > max_pixels:
-                raise bad_request(
-                    f"{where} has {width} x {height} pixels, {max_pixels} are left for it; shrink it",
-                    code="image_too_large",
-                    param="messages",
-                )
-            picture.load()
-            deep = picture.mode.startswith("I")  # 16 bit; Pillow's own conversion to RGB would clip it
-            pixels = np.asarray(picture, np.uint16) if deep else np.asarray(picture.convert("RGB"))
-    except Image.DecompressionBombError:
-        raise bad_request(
-            f"{where} is far too large; send it smaller", code="image_too_large", param="messages"
-        ) from None
-    except _DAMAGE:
-        raise _not_an_image(f"{where} cannot be read; expected a whole file of {_KINDS}") from None
-    try:
-        return Image.fromarray(as_rgb(pixels))
+        # the limit is the request's, so that every picture within it comes back in its own size
+        return Image.fromarray(decode_frame(data, max_pixels=max_pixels, shrink_to=max(max_pixels, 1)))
     except RejectedError as err:
-        raise _not_an_image(f"{where}: {err.detail}") from None
+        if err.reason is Reason.TOO_LARGE:
+            raise bad_request(
+                f"{where} is too large, {err.detail}; shrink it", code="image_too_large", param="messages"
+            ) from None
+        raise _not_an_image(
+            f"{where} cannot be read, {err.detail}; expected a whole file of {_KINDS}"
+        ) from None
 
 
 def _not_an_image(message: str) -> Exception:

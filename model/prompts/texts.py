@@ -1,8 +1,8 @@
 """The texts that a model is asked with: one versioned record per task and language.
 
-A record's id is ``<task>/<language>/<version>``, for example ``report/en/1``. Drafts are keyed by these ids, so
-a changed text, system prompt or organ word asks for a new version; a test compares `PromptText.digest` and the
-organ words with what was stored for the version. Old versions need not be kept: their drafts stay readable.
+A record's id is ``<task>/<language>/<version>``, for example ``report/en/1``. Drafts are keyed by these ids,
+so a changed text, system prompt or organ word asks for a new version; a test compares `PromptText.digest` and
+the organ words with what was stored. Old versions need not be kept: their drafts stay readable.
 
 echovlm-nano was trained on ``report/en/1`` and ``entities/en/1``.
 """

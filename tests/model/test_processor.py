@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sonoloop.model import nano
-from sonoloop.model.processor import PATCH_DIM, CaseInput, EchoVLMProcessor, as_rgb, prepare
+from sonoloop.model.frames import as_rgb
+from sonoloop.model.processor import PATCH_DIM, CaseInput, EchoVLMProcessor, prepare
 from sonoloop.model.prompts import report_turns
 from sonoloop.platform.errors import CheckpointError, Reason, RejectedError
 
