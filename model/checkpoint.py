@@ -157,11 +157,17 @@ def is_echovlm(folder: Path) -> bool:
 
 
 def check_keys(stored: set[str], expected: set[str], *, tied: bool) -> None:
+    """Compare published names; a tied checkpoint may repeat the head.
+
+    Raises:
+        CheckpointError: Names are missing or unexpected; it tells both.
+    """
     optional = {_HEAD} if tied else set()
-    if missing := expected - stored:
-        raise CheckpointError(f"missing weights ({len(missing)}): {_name_some(missing)}")
-    if unexpected := stored - expected - optional:
-        raise CheckpointError(f"unexpected weights ({len(unexpected)}): {_name_some(unexpected)}")
+    differences = {"missing": expected - stored, "unexpected": stored - expected - optional}
+    if told := [
+        f"{what} weights ({len(keys)}): {_name_some(keys)}" for what, keys in differences.items() if keys
+    ]:
+        raise CheckpointError("; ".join(told))
 
 
 def _check_shape(key: str, found: torch.Size, expected: torch.Size) -> None:
@@ -170,6 +176,11 @@ def _check_shape(key: str, found: torch.Size, expected: torch.Size) -> None:
 
 
 def copy_weights(path: Path, keys: set[str], views: Mapping[str, Tensor]) -> None:
+    """Copy tensors of one file into views of the same names; dtype and device are the views'.
+
+    Raises:
+        CheckpointError: A tensor's shape is not its view's.
+    """
     with safe_open(path, framework="pt") as file:
         for key in sorted(keys & views.keys()):
             tensor = file.get_tensor(key)

@@ -106,8 +106,9 @@ class EchoVLMConfig(Qwen2VLConfig):  # type: ignore[misc]  # transformers ships 
 def full_size_config() -> EchoVLMConfig:
     """The size of the published release: Qwen2-VL-7B's decoder and vision tower with our default experts.
 
-    Sources: the sizes of Qwen2-VL-7B-Instruct's ``config.json``; the expert sizes are Qwen2-MoE's defaults in
-    transformers and give both counts that the release states, 11.68 B in total and 10.83 B active.
+    Sources: the sizes of Qwen2-VL-7B-Instruct's ``config.json``. The expert sizes are Qwen2-MoE's defaults in
+    transformers, chosen because they meet both published counts (`sonoloop.model.size`): 11.683 B in total,
+    stated as 11.68, and 10.835 B active per token, stated as 10.83. The release's own file was not seen.
     """
     text = {
         "vocab_size": 152_064,
