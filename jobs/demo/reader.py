@@ -92,7 +92,8 @@ def _mentioned(text: str, organ: Organ) -> set[str]:
 
 
 def _with_mistake(entities: Entities, rng: random.Random) -> Entities:
-    candidates = [name for name in entities.flat() if name not in ("organ", "lesion")]
+    asked = fields(entities.organ)
+    candidates = [name for name in entities.flat() if name in asked and name not in ("organ", "lesion")]
     if not candidates or rng.random() >= ERROR_RATE:
         return entities
     name = rng.choice(candidates)

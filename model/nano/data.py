@@ -20,8 +20,9 @@ from PIL import Image
 from sonoloop.model.processor import CaseInput
 from sonoloop.model.prompts import format_report
 from sonoloop.model.supervised import Target
-from sonoloop.platform.lexicon import ORGANS, LesionBox, Organ, generated_text
+from sonoloop.platform.lexicon import LesionBox, Organ, generated_text
 from sonoloop.platform.phantoms.case import draw_case
+from sonoloop.platform.phantoms.draws import PHANTOM_ORGANS
 from sonoloop.platform.phantoms.render import CYCLE_FRAMES, render
 from sonoloop.platform.phantoms.scanners import ScannerKind
 
@@ -109,10 +110,10 @@ def _reduced(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def corpus(seed: int, num_cases: int) -> list[str]:
-    """Reports and entity JSON of all organs, drawn but not simulated: the tokenizer's training text."""
+    """Reports and entity JSON of the phantom organs, drawn, not simulated: the tokenizer's training text."""
     texts = []
     for index in range(num_cases):
-        organ = ORGANS[index % len(ORGANS)]
+        organ = PHANTOM_ORGANS[index % len(PHANTOM_ORGANS)]
         phantom = draw_case(seed, index, organ, SEEN_SCANNER)
         texts += [format_report(phantom.findings, phantom.impression), generated_text(phantom.entities, ())]
     return texts

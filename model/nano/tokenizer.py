@@ -1,4 +1,4 @@
-"""Nano's tokenizer: byte-level BPE over reports, entity JSON and prompts of all four organs.
+"""Nano's tokenizer: byte-level BPE over reports, entity JSON and prompts of the four phantom organs.
 
 Any text can be written; what the loop writes often is short. The prompts are whole tokens, JSON's punctuation
 and keys are cut apart from its values, so that a word is spelled alike wherever it stands.
@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from sonoloop.model.decoding import END_OF_TEXT
 from sonoloop.model.processor import CHAT_TEMPLATE, END_OF_TURN, IMAGE_TOKEN, VIDEO_TOKEN
 from sonoloop.model.prompts import ENTITIES_PROMPT, ORGAN_SENTENCES, REPORT_PROMPT, SYSTEM_PROMPT
-from sonoloop.platform.lexicon import BOX_GRID, ORGANS, field_values, fields
+from sonoloop.platform.lexicon import BOX_GRID, field_values, fields
+from sonoloop.platform.phantoms.draws import PHANTOM_ORGANS
 
 SPECIAL_TOKENS = (
     END_OF_TEXT,
@@ -81,7 +82,7 @@ def _lexicon() -> list[str]:
     """Every value of every field, the rare and the never drawn ones too."""
     return [
         f'","{name}":"{value}"}}'
-        for organ in ORGANS
+        for organ in PHANTOM_ORGANS
         for name in fields(organ)
         for value in field_values(organ, name)
     ] * _REPEATS
@@ -89,4 +90,5 @@ def _lexicon() -> list[str]:
 
 def _frame() -> list[str]:
     """What stands around answers: the roles, the organ sentences, the brackets of boxes."""
-    return ["system", "user", "assistant", *ORGAN_SENTENCES.values(), _BOXES] * _REPEATS
+    sentences = [ORGAN_SENTENCES[organ] for organ in PHANTOM_ORGANS]
+    return ["system", "user", "assistant", *sentences, _BOXES] * _REPEATS

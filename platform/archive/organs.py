@@ -11,6 +11,10 @@ _WORDS: dict[Organ, str] = {
     "thyroid": r"thyroid",
     "liver": r"liver|hepat\w*",
     "kidney": r"kidneys?|renal",
+    # not "pelvis": a header's word for bladder, prostate and renal pelvis too
+    "ovary": r"ovary|ovaries|ovarian|adnexa\w*|uterus|uterine|gyna?ecolog\w*|transvaginal|endovaginal",
+    "heart": r"heart|cardiac|echocardio\w*",
+    "vessel": r"carotids?|carotis",
 }
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sonoloop.platform.lexicon import ORGANS, Organ, entities_json
 from sonoloop.platform.phantoms.case import PhantomCase, draw_case
 from sonoloop.platform.phantoms.dicom import StudyHeader, write_instance
+from sonoloop.platform.phantoms.draws import PHANTOM_ORGANS
 from sonoloop.platform.phantoms.encode import SYNTAXES
 from sonoloop.platform.phantoms.patients import deterministic_uid, draw_patient
 from sonoloop.platform.phantoms.render import RenderedFrame, render
@@ -34,6 +35,13 @@ class PhantomGroup(BaseModel):
     organ: Organ
     scanner: ScannerKind
     count: int = Field(ge=0, description="studies")
+
+    @field_validator("organ")
+    @classmethod
+    def _can_be_drawn(cls, organ: Organ) -> Organ:
+        if organ not in PHANTOM_ORGANS:
+            raise ValueError(f"there is no phantom of this organ, only of {', '.join(PHANTOM_ORGANS)}")
+        return organ
 
 
 class PhantomConfig(BaseModel):

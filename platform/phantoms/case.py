@@ -39,8 +39,11 @@ def draw_case(seed: int, index: int, organ: Organ, scanner: ScannerKind) -> Phan
     Args:
         seed: The archive's seed, >= 0.
         index: The case's number, from 0.
-        organ: An organ of the lexicon; it decides the probe.
+        organ: One of `PHANTOM_ORGANS`; it decides the probe.
         scanner: Kind of machine; it decides speckle, grey map and gain.
+
+    Raises:
+        ValueError: there is no phantom of the organ.
     """
     rng = np.random.default_rng([seed, index, ORGANS.index(organ), SCANNER_KINDS.index(scanner)])
     entities = draw_entities(rng, organ)

@@ -20,12 +20,18 @@ from sonoloop.platform.lexicon import (
     ThyroidEntities,
 )
 
+PHANTOM_ORGANS: tuple[Organ, ...] = ("breast", "thyroid", "liver", "kidney")
+"""The organs of the lexicon that the simulator can draw."""
 LESION_SHARE = 0.78
 Weights = Mapping[str, float]
 
 
 def draw_entities(rng: np.random.Generator, organ: Organ) -> Entities:
-    """What is true about one case; about `LESION_SHARE` of them hold a lesion."""
+    """What is true about one case; about `LESION_SHARE` of them hold a lesion.
+
+    Raises:
+        ValueError: the organ is none of `PHANTOM_ORGANS`.
+    """
     present = bool(rng.random() < LESION_SHARE)
     match organ:
         case "breast":
@@ -36,6 +42,8 @@ def draw_entities(rng: np.random.Generator, organ: Organ) -> Entities:
             return _liver(rng, present)
         case "kidney":
             return _kidney(rng, present)
+        case _:
+            raise ValueError(f"there is no phantom of the {organ}, only of {', '.join(PHANTOM_ORGANS)}")
 
 
 def bi_rads(values: Mapping[str, str]) -> str:

@@ -27,6 +27,7 @@ from sonoloop.model.nano.warmup import DirectHeads, FieldIndex, direct_targets, 
 from sonoloop.model.processor import CaseInput, EchoVLMProcessor, prepare
 from sonoloop.platform.lexicon import ORGANS, field_values, fields
 from sonoloop.platform.phantoms.case import draw_case
+from sonoloop.platform.phantoms.draws import PHANTOM_ORGANS
 from sonoloop.platform.phantoms.render import render
 
 CPU = EngineConfig(device="cpu", dtype="float32", max_report_tokens=192)
@@ -137,7 +138,7 @@ def test_mirroring_moves_the_box_with_the_lesion() -> None:
 def test_the_seen_and_the_unseen_kind_share_neither_organ_nor_scanner() -> None:
     assert not set(SEEN_ORGANS) & set(UNSEEN_ORGANS)
     assert SEEN_SCANNER != UNSEEN_SCANNER
-    assert set(SEEN_ORGANS) | set(UNSEEN_ORGANS) == set(ORGANS)
+    assert set(SEEN_ORGANS) | set(UNSEEN_ORGANS) == set(PHANTOM_ORGANS)
 
 
 def test_patch_targets_cover_the_box_area() -> None:

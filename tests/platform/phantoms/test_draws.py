@@ -6,9 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from sonoloop.platform.lexicon import ORGANS, BreastEntities, KidneyEntities, Organ, field_values, fields
-from sonoloop.platform.phantoms.draws import bi_rads, draw_entities
+from sonoloop.platform.lexicon import BreastEntities, KidneyEntities, Organ, field_values, fields
+from sonoloop.platform.phantoms.archive import PhantomGroup
+from sonoloop.platform.phantoms.draws import PHANTOM_ORGANS, bi_rads, draw_entities
 
 NEVER_DRAWN = {"not assessed", "0", "6"}
 
@@ -17,7 +19,7 @@ def _draws(organ: Organ, num: int) -> list[dict[str, str]]:
     return [draw_entities(np.random.default_rng([1, i]), organ).flat() for i in range(num)]
 
 
-@pytest.mark.parametrize("organ", ORGANS)
+@pytest.mark.parametrize("organ", PHANTOM_ORGANS)
 def test_every_value_that_can_be_shown_is_drawn_often_enough_to_be_scored(organ: Organ) -> None:
     drawn = _draws(organ, 600)
     present = sum(values["lesion"] == "present" for values in drawn)
@@ -67,3 +69,10 @@ def test_a_shadowing_hyperechoic_focus_of_the_kidney_is_always_well_defined() ->
         assert isinstance(entities, KidneyEntities)
         if entities.echogenicity == "hyperechoic" and entities.posterior_features == "shadowing":
             assert entities.margin == "well-defined"
+
+
+def test_an_organ_without_a_phantom_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="heart"):
+        draw_entities(np.random.default_rng(0), "heart")
+    with pytest.raises(ValidationError, match="no phantom"):
+        PhantomGroup(organ="ovary", scanner="A", count=1)

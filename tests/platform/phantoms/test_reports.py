@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sonoloop.platform.lexicon import ORGANS, Organ, ThyroidEntities
+from sonoloop.platform.lexicon import Organ, ThyroidEntities
 from sonoloop.platform.phantoms.case import draw_case
+from sonoloop.platform.phantoms.draws import PHANTOM_ORGANS
 
 
-@pytest.mark.parametrize("organ", ORGANS)
+@pytest.mark.parametrize("organ", PHANTOM_ORGANS)
 def test_every_value_is_named_in_the_lexicons_words_and_the_sections_have_their_length(organ: Organ) -> None:
     for index in range(250):
         case = draw_case(4, index, organ, "A")
