@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,8 @@ from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.registry import ModelConfig
 from sonoloop.platform.settings import read_settings
 from sonoloop.platform.workspace import S3Config, Store, store_of
+
+PushOrder = Literal["uncertain", "certain", "archive"]
 
 
 class Section(BaseModel):
@@ -35,6 +37,15 @@ class AnnotateConfig(Section):
         default=0.5, ge=0, le=1, description="share of rejected cases that fails the run"
     )
     engine: EngineConfig = EngineConfig()
+
+
+class PushConfig(Section):
+    """Which cases people see first."""
+
+    order: PushOrder = Field(
+        default="uncertain",
+        description="which cases a budget takes: the least sure first, the surest first, or by case id",
+    )
 
 
 class FinetuneConfig(Section):
@@ -76,6 +87,7 @@ class Config(Section):
     index: IndexConfig = IndexConfig()
     annotate: AnnotateConfig = AnnotateConfig()
     labelstudio: LabelStudioConfig = LabelStudioConfig()
+    push: PushConfig = PushConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     gate: GateConfig = GateConfig()
     serve: dict[str, Any] = Field(default={}, description="the serving room's own settings, checked there")

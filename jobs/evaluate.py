@@ -6,13 +6,15 @@ import json as jsonlib
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.jobs.annotate import run_annotate
+from sonoloop.jobs.calibrating import calibrate
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.runs import ray_session
 from sonoloop.jobs.snapshot import SnapshotRow, read_snapshot
+from sonoloop.model.calibration import CalibrationFigures
 from sonoloop.model.metrics import Described, Scores, num_edits, score
 from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.platform import registry
@@ -31,6 +33,9 @@ class Evaluation(BaseModel):
     snapshot: str
     scores: Scores
     edits_per_case: float
+    calibration: CalibrationFigures | None = Field(
+        default=None, description="null in evaluations from before it was measured"
+    )
 
 
 class EvaluateSummary(BaseModel):
@@ -55,6 +60,8 @@ def evaluate(
 
 def run_evaluate(config: Config, *, snapshot: str | None = None) -> EvaluateSummary:
     """Draft the held-out cases with both models where that is missing, and score them against the reviews.
+
+    The calibrators of both are fitted anew on the same reviews.
 
     Raises:
         ConfigError: there is no challenger.
@@ -127,6 +134,9 @@ def _evaluated(
         snapshot=snapshot,
         scores=score(drafts, references),
         edits_per_case=sum(edits) / len(edits),
+        calibration=calibrate(
+            workspace, version, PROMPT_VERSION, snapshot=snapshot, drafts=by_case, rows=rows
+        ),
     )
     name, _, number = version.partition("/")
     workspace.write_bytes(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import typer
 from pydantic import BaseModel
 
-from sonoloop.jobs.config import Config, load_config
+from sonoloop.jobs.calibrating import read_calibrator
+from sonoloop.jobs.config import Config, PushOrder, load_config
 from sonoloop.jobs.labelstudio import image_storage, open_project
 from sonoloop.jobs.output import ConfigOption, JsonOption, progress, show
 from sonoloop.jobs.runs import stage
+from sonoloop.model.calibration import case_confidence
 from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.platform import registry
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.labelstudio.predictions import prediction_of, task_data, version_name
 from sonoloop.platform.labelstudio.upload import CaseUpload, upload
-from sonoloop.platform.records import CaseRecord, DraftRecord
+from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.tables import read_cases, read_drafts
 from sonoloop.platform.workspace import Store
 
@@ -27,6 +30,8 @@ class PushSummary(BaseModel):
     project: str
     project_url: str
     model_version: str
+    order: str
+    calibrated: bool
     cases: int
     new_tasks: int
     new_predictions: int
@@ -48,7 +53,8 @@ def run_push(config: Config, *, budget: int | None = None) -> PushSummary:
     """Bring the champion's drafts to Label Studio; the same call again changes nothing.
 
     Cases that have a task get the champion's prediction beside the older ones; ``budget`` bounds only the
-    new tasks.
+    new tasks and takes them in ``push.order``. A prediction's score is the case's confidence, calibrated
+    where the champion has a calibrator; the score of a prediction that is there already stays as it was.
 
     Raises:
         NothingToDoError: the champion has no draft.
@@ -61,22 +67,27 @@ def run_push(config: Config, *, budget: int | None = None) -> PushSummary:
     drafted = {draft.case_id: draft for draft in drafts if draft.status == "draft"}
     if not drafted:
         raise NothingToDoError(f"model {version} has no drafts to show; run `sonoloop annotate` first")
+    calibrator = read_calibrator(workspace, version, PROMPT_VERSION)
     with open_project(config) as (door, project), stage("push") as counts:
         door.ensure_storage(project.id, image_storage(workspace))
         with_task = {task.data.case_id for task in door.all_tasks(project.id)}
-        uploads = _uploads(workspace, drafted, with_task, budget)
+        scores = {case_id: case_confidence(draft, calibrator) for case_id, draft in drafted.items()}
+        uploads = _uploads(workspace, drafted, scores, with_task, budget, config.push.order)
         result = upload(
             door,
             project.id,
             uploads,
             on_progress=lambda done: progress.print(f"push: {done} more of {len(uploads)} cases"),
         )
-        door.use_version(project.id, version_name(version, PROMPT_VERSION))
+        shown, least_sure_first = version_name(version, PROMPT_VERSION), config.push.order == "uncertain"
+        door.use_version(project.id, shown, least_sure_first=least_sure_first)
         counts.update(cases=len(uploads), tasks=result.num_new_tasks)
     return PushSummary(
         project=project.title,
         project_url=f"{config.labelstudio.url}/projects/{project.id}/data",
         model_version=version,
+        order=config.push.order,
+        calibrated=calibrator is not None,
         cases=len(uploads),
         new_tasks=result.num_new_tasks,
         new_predictions=result.num_new_predictions,
@@ -84,14 +95,33 @@ def run_push(config: Config, *, budget: int | None = None) -> PushSummary:
     )
 
 
+def in_order(case_ids: Iterable[str], scores: Mapping[str, float | None], order: PushOrder) -> list[str]:
+    """Cases in the order in which people should see them; equal ones by case id.
+
+    A case without a score is one that nobody can be sure of.
+
+    Args:
+        case_ids: The cases.
+        scores: Confidence of each case, 0..1.
+        order: Least sure first, surest first, or by case id alone.
+    """
+    if order == "archive":
+        return sorted(case_ids)
+    sign = 1 if order == "uncertain" else -1
+    return sorted(case_ids, key=lambda case_id: (sign * (scores[case_id] or 0.0), case_id))
+
+
 def _uploads(
-    workspace: Store, drafted: dict[str, DraftRecord], with_task: set[str | None], budget: int | None
+    workspace: Store,
+    drafted: Mapping[str, DraftRecord],
+    scores: Mapping[str, float | None],
+    with_task: set[str | None],
+    budget: int | None,
+    order: PushOrder,
 ) -> list[CaseUpload]:
-    cases = [case for case in read_cases(workspace) if case.case_id in drafted]
-    known = [case for case in cases if case.case_id in with_task]
-    fresh = [case for case in cases if case.case_id not in with_task][:budget]
-    return [_upload(workspace, case, drafted[case.case_id]) for case in (*known, *fresh)]
-
-
-def _upload(workspace: Store, case: CaseRecord, draft: DraftRecord) -> CaseUpload:
-    return CaseUpload(task_data(case, workspace.uri), prediction_of(draft))
+    cases = {case.case_id: case for case in read_cases(workspace) if case.case_id in drafted}
+    fresh = in_order(cases.keys() - with_task, scores, order)[:budget]
+    return [
+        CaseUpload(task_data(cases[key], workspace.uri), prediction_of(drafted[key], score=scores[key]))
+        for key in (*sorted(cases.keys() & with_task), *fresh)
+    ]

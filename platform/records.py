@@ -22,6 +22,22 @@ position in that list is the ``image_index`` of a box.
 
 ``DraftRecord`` (``drafts/<run_id>/``), one row per case of the run: a draft or a rejection.
 
+| column | dtype | meaning |
+|---|---|---|
+| case_id, run_id | string | the case, and the run that drafted it |
+| model_version, prompt_version, config_hash | string | what wrote it |
+| status | string | ``draft`` or ``rejected`` |
+| findings, impression | string | the report's sections; null when rejected |
+| entities | string | canonical JSON under the lexicon; null when rejected |
+| boxes | list of struct | lesion boxes, fractions of their image |
+| confidence | double | geometric mean of ``value_probabilities``, 0..1, as decoded (not calibrated) |
+| value_probabilities | map<string, double> | entity field to its value's probability, 0..1; none if forced |
+| report_score | double | geometric mean probability of the report's tokens, 0..1 |
+| num_tokens | int32 | tokens generated for the case |
+| stage, reason, detail, retryable | string, string, string, bool | why it was rejected; null for a draft |
+
+Drafts written before ``value_probabilities`` and ``report_score`` were columns read with none and null there.
+
 ``ReviewRecord`` (``reviews/``), append-only: one row per (annotation id, updated_at).
 """
 
@@ -29,11 +45,12 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from sonoloop.platform.columns import added_column
 from sonoloop.platform.errors import Reason
 from sonoloop.platform.lexicon import Entities, LesionBox, Organ, parse_entities
 
@@ -55,6 +72,9 @@ _IMAGE = pa.struct(
         ("height", pa.int32()),
     ]
 )
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Record(BaseModel):
@@ -174,6 +194,8 @@ class DraftRecord(Record):
             ("entities", pa.string()),
             ("boxes", pa.list_(_BOX)),
             ("confidence", pa.float64()),
+            added_column("value_probabilities", pa.map_(pa.string(), pa.float64())),
+            added_column("report_score", pa.float64()),
             ("num_tokens", pa.int32()),
             ("stage", pa.string()),
             ("reason", pa.string()),
@@ -191,12 +213,26 @@ class DraftRecord(Record):
     impression: str | None = None
     entities: str | None = Field(default=None, description="canonical JSON, valid under the lexicon")
     boxes: tuple[LesionBox, ...] = ()
-    confidence: float | None = Field(default=None, ge=0, le=1, description="mean token probability, entities")
+    confidence: float | None = Field(
+        default=None, ge=0, le=1, description="geometric mean of value_probabilities, not calibrated"
+    )
+    value_probabilities: dict[str, Probability] = Field(
+        default={}, description="entity field to the probability of its value among the admissible ones"
+    )
+    report_score: float | None = Field(
+        default=None, ge=0, le=1, description="geometric mean probability of the report's tokens"
+    )
     num_tokens: int | None = None
     stage: str | None = None
     reason: Reason | None = None
     detail: str | None = None
     retryable: bool | None = None
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """As `Record.from_row`; Arrow gives a map as a list of pairs, and older tables have none."""
+        pairs = row.get("value_probabilities") or ()
+        return super().from_row({**row, "value_probabilities": dict(pairs)})
 
     def parsed_entities(self) -> Entities:
         """The entities as a lexicon model; only for rows with ``status == "draft"``."""

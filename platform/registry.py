@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 Alias = Literal["champion", "challenger", "previous"]
 _MANIFEST = "manifest.json"
 _LINEAGE = "lineage.json"
-_OURS = (_MANIFEST, _LINEAGE)
+_OURS = (_MANIFEST, _LINEAGE, "decision.json", "calibration.json")
+"""Written beside a version by us, some of them after it was published: no part of what its name hashes."""
 
 
 class ModelConfig(BaseModel):

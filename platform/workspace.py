@@ -28,6 +28,7 @@ from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field
 
+from sonoloop.platform.columns import with_added_columns
 from sonoloop.platform.errors import ConfigError, ConflictError, StorageError
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ class Store:
     def _read_table(self, schema: pa.Schema, path: str) -> pa.Table:
         try:
             table = pq.read_table(path, filesystem=self.fs, partitioning=None)
-            return table.select(schema.names).cast(schema)
+            return with_added_columns(table, schema).select(schema.names).cast(schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as err:
             raise StorageError(
                 f"{path} is not a table of this version of sonoloop; move it away or restore it"

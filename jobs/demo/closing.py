@@ -72,7 +72,7 @@ def show_closing(summary: DemoSummary, info: StackInfo, output: Path) -> None:
     for item in summary.rounds:
         kind = f"{item.kind} (n={item.before.scores.num_cases})"
         for name, before, after in _figures(item):
-            table.add_row(kind, name, f"{before:.3f}", f"{after:.3f}")
+            table.add_row(kind, name, _cell(before), _cell(after))
             kind = ""
         table.add_section()
     edits = (f"{summary.edits_per_case[name]:.2f}" for name in ("round 0", "round 1"))
@@ -88,12 +88,18 @@ def show_closing(summary: DemoSummary, info: StackInfo, output: Path) -> None:
     )
 
 
-def _figures(item: Comparison) -> list[tuple[str, float, float]]:
+def _cell(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.3f}"
+
+
+def _figures(item: Comparison) -> list[tuple[str, float | None, float | None]]:
     before, after = item.before, item.after
     return [
         ("entity macro-F1", before.scores.entity_macro_f1, after.scores.entity_macro_f1),
         ("BLEU-1", before.scores.bleu_1, after.scores.bleu_1),
         ("ROUGE-L", before.scores.rouge_l, after.scores.rouge_l),
-        ("box IoU", before.scores.box_iou or 0.0, after.scores.box_iou or 0.0),
+        ("box IoU", before.scores.box_iou, after.scores.box_iou),
         ("fields to edit per case", before.edits_per_case, after.edits_per_case),
+        ("calibration error as decoded", before.ece_decoded, after.ece_decoded),
+        ("calibration error, calibrated", before.ece_calibrated, after.ece_calibrated),
     ]

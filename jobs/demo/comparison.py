@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from sonoloop.jobs.calibrating import read_calibrator
 from sonoloop.jobs.evaluate import described_draft
+from sonoloop.model.calibration import calibration_error, judged_values
 from sonoloop.model.metrics import Described, Scores, num_edits, score
 from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.platform.tables import read_drafts
@@ -22,6 +24,12 @@ class Round(BaseModel):
     model_version: str
     scores: Scores
     edits_per_case: float
+    ece_decoded: float | None = Field(
+        default=None, description="calibration error of the drafted values; null where none was a choice"
+    )
+    ece_calibrated: float | None = Field(
+        default=None, description="the same after the model's calibrator; null where it has none"
+    )
 
 
 class Comparison(BaseModel):
@@ -59,6 +67,24 @@ def _round(workspace: Store, version: str, truth: Mapping[str, Described]) -> Ro
     drafts = drafts_of(workspace, version, list(truth))
     references = list(truth.values())
     edits = [num_edits(draft or NOTHING, true) for draft, true in zip(drafts, references, strict=True)]
+    decoded, calibrated = _calibration_errors(workspace, version, truth)
     return Round(
-        model_version=version, scores=score(drafts, references), edits_per_case=sum(edits) / len(edits)
+        model_version=version,
+        scores=score(drafts, references),
+        edits_per_case=sum(edits) / len(edits),
+        ece_decoded=decoded,
+        ece_calibrated=calibrated,
     )
+
+
+def _calibration_errors(
+    workspace: Store, version: str, truth: Mapping[str, Described]
+) -> tuple[float | None, float | None]:
+    """As decoded and as calibrated; no calibrator has seen these cases, nobody has reviewed them."""
+    found = read_drafts(workspace, model_version=version, prompt_version=PROMPT_VERSION)
+    pairs = [(d, truth[d.case_id].entities) for d in found if d.case_id in truth]
+    values = [v for draft, true in pairs if true for v in judged_values(draft, true, group=draft.case_id)]
+    if not values:
+        return None, None
+    calibrator = read_calibrator(workspace, version, PROMPT_VERSION)
+    return calibration_error(values), calibration_error(values, calibrator) if calibrator else None

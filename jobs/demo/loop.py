@@ -25,6 +25,7 @@ from sonoloop.jobs.promote import run_promote
 from sonoloop.jobs.pull import run_pull
 from sonoloop.jobs.push import run_push
 from sonoloop.jobs.runs import ray_session
+from sonoloop.model.calibration import CalibrationFigures
 from sonoloop.model.metrics import Described
 from sonoloop.platform import registry
 from sonoloop.platform.errors import GateRefusedError
@@ -121,12 +122,19 @@ def _learn(demo: Demo) -> str:
         result = run_evaluate(demo.config)
         before, after = result.champion.scores, result.challenger.scores
         steps.say(f"entity macro-F1 {before.entity_macro_f1:.3f} -> {after.entity_macro_f1:.3f}")
+        steps.say(f"calibration error of the challenger: {_calibration(result.challenger.calibration)}")
     with steps.step("promote, if it won"):
         try:
             steps.say(run_promote(demo.config).reason)
         except GateRefusedError as err:
             steps.say(str(err))
     return registry.resolve(demo.workspace, demo.config.model.name)
+
+
+def _calibration(figures: CalibrationFigures | None) -> str:
+    if figures is None or figures.ece_before is None or figures.ece_after is None:
+        return figures.reason or "not measured" if figures else "not measured"
+    return f"{figures.ece_before:.3f} as decoded, {figures.ece_after:.3f} calibrated"
 
 
 def _round_1(demo: Demo, champion: str, unreviewed: frozenset[str], truth: Mapping[str, Described]) -> None:

@@ -79,6 +79,9 @@ project = "Ultrasound {name}"
 [annotate.engine]
 max_report_tokens = 160
 
+[push]
+order = "archive"
+
 [finetune]
 epochs = {size.epochs}
 learning_rate = {size.learning_rate}

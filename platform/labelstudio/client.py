@@ -135,12 +135,16 @@ class LabelStudioDoor:
         self.connection.write("DELETE", f"/api/projects/{created.id}/")
         return first
 
-    def use_version(self, project_id: int, version_name: str) -> None:
-        """Prefill the labeling stream from this model version.
+    def use_version(self, project_id: int, version_name: str, *, least_sure_first: bool = False) -> None:
+        """Prefill the labeling stream from this model version, and set the stream's order.
 
-        Label Studio prefills from one version only: tasks without a prediction of it open empty there.
+        Label Studio prefills from one version only: tasks without a prediction of it open empty there. Its
+        "uncertainty sampling" takes the lowest score of that version first; otherwise tasks come as they came
+        in.
         """
-        self.connection.write("PATCH", f"/api/projects/{project_id}/", {"model_version": version_name})
+        sampling = "Uncertainty sampling" if least_sure_first else "Sequential sampling"
+        body = {"model_version": version_name, "sampling": sampling}
+        self.connection.write("PATCH", f"/api/projects/{project_id}/", body)
 
     def ensure_storage(self, project_id: int, storage: ImageStorage) -> int:
         """Attach the images, or bring the attached storage up to date; returns its id.

@@ -71,8 +71,12 @@ def _check(prediction: Prediction, case_id: str) -> None:
     raise ValueError(f"the prediction of case {case_id} does not fit the labeling page in: {names}")
 
 
-def prediction_of(draft: DraftRecord) -> Prediction:
+def prediction_of(draft: DraftRecord, *, score: float | None = None) -> Prediction:
     """The prediction that shows a draft.
+
+    Args:
+        draft: What to show.
+        score: The case's confidence, 0..1; the draft's own where absent.
 
     Raises:
         ValueError: the record is a rejection, or a value does not fit the page (names case and control).
@@ -87,7 +91,7 @@ def prediction_of(draft: DraftRecord) -> Prediction:
     )
     prediction: Prediction = {
         "model_version": version_name(draft.model_version, draft.prompt_version),
-        "score": draft.confidence,
+        "score": draft.confidence if score is None else score,
         "result": regions_of(content),
     }
     _check(prediction, draft.case_id)

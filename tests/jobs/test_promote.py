@@ -100,6 +100,15 @@ def test_a_loser_leaves_the_champion_and_the_decision_says_why(config: Config, w
     assert not decision(workspace).promoted
 
 
+def test_an_evaluation_from_before_calibration_was_measured_still_counts(
+    config: Config, workspace: Store
+) -> None:
+    for one in (evaluation(OLD, 0.5), evaluation(NEW, 0.7)):
+        text = one.model_dump_json(exclude={"calibration"})
+        workspace.write_bytes(text.encode(), "models", one.model_version, "evaluations", f"{SNAPSHOT}.json")
+    assert run_promote(config).champion == NEW
+
+
 def test_without_both_evaluations_or_a_challenger_there_is_nothing_to_decide(
     config: Config, workspace: Store
 ) -> None:

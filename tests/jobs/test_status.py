@@ -10,6 +10,8 @@ import pytest
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.runs import start_run
 from sonoloop.jobs.status import run_status
+from sonoloop.model.calibration import Calibrator
+from sonoloop.model.scaling import Scaling
 from sonoloop.platform import registry
 from sonoloop.platform.errors import StorageError
 from sonoloop.platform.records import CaseRecord, DraftRecord, InstanceRecord
@@ -68,5 +70,33 @@ def test_each_room_is_counted_by_what_a_person_asks_about(tmp_path: Path) -> Non
     assert (summary.objects, summary.objects_rejected) == (2, {"truncated": 1})
     assert (summary.cases, summary.cases_by_organ) == (2, {"liver": 1, "unknown": 1})
     assert (summary.drafts_by_model, summary.cases_rejected) == ({"m/1": 1}, {"image-missing": 1})
+    assert summary.confidence == {"m/1@p": "none, not calibrated"}
     assert summary.aliases["champion"] == "m/1"
     assert (summary.runs_unfinished, summary.last_run) == (["half"], "half")
+
+
+def test_the_confidence_of_each_models_drafts_says_what_calibrated_it(tmp_path: Path) -> None:
+    workspace, flat = Store(str(tmp_path)), Scaling(temperature=100.0, num_values=60)
+    drafts = [
+        DraftRecord.model_validate(
+            {
+                "case_id": case_id,
+                "run_id": "r",
+                "model_version": model,
+                "prompt_version": "p",
+                "config_hash": "h",
+                "status": "draft",
+                "entities": '{"organ":"liver","parenchyma":"normal","lesion":"absent"}',
+                "value_probabilities": {"parenchyma": 0.75, "lesion": 0.85},
+            }
+        )
+        for case_id in "ab"
+        for model in ("m/1", "m/2")
+    ]
+    workspace.write_table(DraftRecord.table(drafts), "drafts", "r", "0.parquet")
+    calibrator = Calibrator(model_version="m/2", prompt_version="p", snapshot="s", pooled=flat, organs={})
+    workspace.write_bytes(calibrator.model_dump_json().encode(), "models", "m/2", "calibration.json")
+    assert run_status(Config(workspace=str(tmp_path), archive="a")).confidence == {
+        "m/1@p": "0.800, not calibrated",
+        "m/2@p": "0.504, calibrated on 60 values of snapshot s",
+    }

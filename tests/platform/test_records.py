@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sonoloop.platform.errors import Reason
+from sonoloop.platform.errors import Reason, StorageError
 from sonoloop.platform.lexicon import LesionBox
 from sonoloop.platform.records import (
     CaseImage,
@@ -55,6 +55,8 @@ DRAFT = DraftRecord(
     entities=ENTITIES,
     boxes=(BOX,),
     confidence=0.5,
+    value_probabilities={"parenchyma": 0.25, "lesion": 1.0},
+    report_score=0.75,
 )
 REVIEW = ReviewRecord(
     review_id="r",
@@ -94,6 +96,28 @@ def test_columns_and_fields_are_the_same_and_an_empty_table_has_them_too(kind: t
 def test_a_row_that_is_not_of_the_table_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         InstanceRecord.from_row({**INSTANCE.row(), **change})
+
+
+def test_a_draft_table_from_before_value_probabilities_still_reads(tmp_path: Path) -> None:
+    store, older = Store(str(tmp_path)), DraftRecord.table([DRAFT])
+    store.write_table(older.drop_columns(["value_probabilities", "report_score"]), "t", "a.parquet")
+    store.write_table(DraftRecord.table([DRAFT]), "t", "b.parquet")
+    rows = store.read_tables(DraftRecord.ARROW, "t").to_pylist()
+    without = DRAFT.model_copy(update={"value_probabilities": {}, "report_score": None})
+    assert [DraftRecord.from_row(row) for row in rows] == [without, DRAFT]
+
+
+def test_a_table_that_lacks_any_other_column_is_refused(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write_table(DraftRecord.table([DRAFT]).drop_columns(["confidence"]), "t", "a.parquet")
+    with pytest.raises(StorageError, match="not a table of this version"):
+        store.read_tables(DraftRecord.ARROW, "t")
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan"), None])
+def test_a_value_has_a_probability_or_none_is_told(probability: float | None) -> None:
+    with pytest.raises(ValidationError):
+        DraftRecord.from_row({**DRAFT.row(), "value_probabilities": {"lesion": probability}})
 
 
 def test_records_do_not_change() -> None:

@@ -54,17 +54,29 @@ def test_published_files_come_back_and_the_same_weights_have_the_same_name(
     assert registry.publish(workspace, fetched, NAME, lineage={}) == version
 
 
+def test_a_calibrator_written_beside_a_version_changes_neither_its_name_nor_its_files(
+    workspace: Store, folder: Path
+) -> None:
+    version = registry.publish(workspace, folder, NAME, lineage={})
+    for text in (b"{}", b"[]"):
+        workspace.write_bytes(text, "models", version, "calibration.json")
+        assert "calibration.json" not in [path.name for path in registry.fetch(workspace, version).iterdir()]
+    assert registry.publish(workspace, folder, NAME, lineage={}) == version
+    assert workspace.read_bytes("models", version, "calibration.json") == b"[]"
+
+
 def test_other_weights_have_another_name(workspace: Store, folder: Path) -> None:
     version = registry.publish(workspace, folder, NAME, lineage={})
     (folder / "model.safetensors").write_bytes(b"Weights")
     assert registry.publish(workspace, folder, NAME, lineage={}) != version
 
 
-def test_lineage_and_manifest_of_an_earlier_life_are_not_part_of_a_model(
+def test_what_we_wrote_beside_a_model_in_an_earlier_life_is_not_part_of_it(
     workspace: Store, folder: Path
 ) -> None:
     version = registry.publish(workspace, folder, NAME, lineage={"base": "x"})
-    (folder / "manifest.json").write_text("{}")
+    for name in ("manifest.json", "decision.json", "calibration.json"):
+        (folder / name).write_text("{}")
     (folder / "lineage.json").write_text('{"base": "old"}')
     assert registry.publish(workspace, folder, NAME, lineage={}) == version
     assert json.loads(workspace.read_bytes("models", version, "lineage.json")) == {"base": "x"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
@@ -136,6 +137,22 @@ def test_the_stream_prefills_from_the_version_that_was_chosen(door, title, case_
     door.use_version(project.id, "nano/2@p1")
     stream = door.connection.get(f"/api/projects/{project.id}/next")
     assert [prediction["model_version"] for prediction in stream["predictions"]] == ["nano/2@p1"]
+
+
+def test_the_stream_shows_the_least_sure_case_of_the_chosen_version_first(door, title, case_upload) -> None:
+    project = door.ensure_project(title, build_page())
+    scores = {"case-1": (0.1, 0.9), "case-2": (0.9, 0.2), "case-3": (0.5, 0.6)}
+    for place, version in enumerate(("nano/1", "nano/2")):
+        cases = [case_upload(case_id, version=version) for case_id in scores]
+        scored = [replace(c, prediction={**c.prediction, "score": scores[c.case_id][place]}) for c in cases]
+        upload(door, project.id, scored)
+    seen = []
+    door.use_version(project.id, "nano/2@p1", least_sure_first=True)
+    for _ in scores:
+        stream = door.connection.get(f"/api/projects/{project.id}/next")
+        seen.append(stream["data"]["case_id"])
+        door.create_annotation(stream["id"], [], parent_prediction=None)
+    assert seen == ["case-2", "case-3", "case-1"]
 
 
 def test_a_refused_token_is_told_in_one_message(stack_labelstudio) -> None:

@@ -32,6 +32,13 @@ def test_a_draft_becomes_one_region_per_filled_control(draft) -> None:
     assert len({region["id"] for region in prediction["result"]}) == 9
 
 
+def test_a_score_that_is_given_is_the_predictions_and_must_fit(draft) -> None:
+    assert prediction_of(draft(), score=0.0)["score"] == 0.0
+    assert prediction_of(draft(), score=None)["score"] == 0.75
+    with pytest.raises(ValueError, match="in: score"):
+        prediction_of(draft(), score=1.5)
+
+
 def test_boxes_are_percent_of_the_image_they_lie_on(draft) -> None:
     boxes = (LesionBox(image_index=2, x=0.1, y=0.25, width=0.5, height=0.75),)
     region = prediction_of(draft(boxes=boxes))["result"][-1]
