@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NotRequired, TypedDict, get_args
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from tokenizers.decoders import DecodeStream
 
-from sonoloop.model.decoding import Decoder, Prompt, Sampling
-from sonoloop.model.processor import PATCH_DIM, CaseInput, EchoVLMProcessor, Pixels, prepare
+from sonoloop.model.decoding import TransformersBackend, answer_text
+from sonoloop.model.frames import Pixels
+from sonoloop.model.generation import Prompt, Request, TurnAnswer
+from sonoloop.model.processor import PATCH_DIM, CaseInput, EchoVLMProcessor, prepare
 from sonoloop.model.prompts import Content, Message, Role
-
-logger = logging.getLogger(__name__)
 
 
 class ChatPart(TypedDict):
@@ -46,14 +44,6 @@ class ChatResult:
     finish_reason: Literal["stop", "length"]
 
 
-class _StopOnEvent(StoppingCriteria):  # type: ignore[misc]  # transformers ships no types
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-
-    def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self._event.is_set(), device=input_ids.device)
-
-
 def chat_prompt(processor: EchoVLMProcessor, messages: Sequence[ChatMessage]) -> Prompt:
     """Tokens and patches of a conversation.
 
@@ -70,7 +60,7 @@ def chat_prompt(processor: EchoVLMProcessor, messages: Sequence[ChatMessage]) ->
             raise ValueError(f"expected one of the roles {', '.join(get_args(Role))}")
         turns.append({"role": turn["role"], "content": [_part(part, pictures) for part in turn["content"]]})
     if pictures:
-        prepared = prepare(processor, CaseInput("chat", tuple(pictures)))
+        prepared = prepare(processor, CaseInput("chat", tuple(pictures)), max_images=len(pictures))
         patches, grids = prepared.pixel_values, prepared.image_grid_thw
     else:
         patches, grids = np.zeros((0, PATCH_DIM), np.float32), np.zeros((0, 3), np.int64)
@@ -87,42 +77,50 @@ def _part(part: ChatPart, pictures: list[Pixels]) -> Content:
     return {"type": "image"}
 
 
-def stream_answer(decoder: Decoder, prompt: Prompt, sampling: Sampling) -> Generator[str, None, ChatResult]:
+def stream_answer(
+    backend: TransformersBackend, processor: EchoVLMProcessor, request: Request
+) -> Generator[str, None, ChatResult]:
     """Pieces of text as the model writes them; the generator returns the whole answer.
 
-    Closing the generator stops the model at its next token. What the model raises is raised here.
+    The model writes in a thread of its own, so that a slow reader holds nobody up. Closing the generator
+    stops it at its next token. What the model raises is raised here.
     """
-    streamer = TextIteratorStreamer(decoder.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    stop = threading.Event()
-    outcome: queue.SimpleQueue[list[int] | BaseException] = queue.SimpleQueue()
+    pieces: queue.SimpleQueue[tuple[int, ...] | list[TurnAnswer] | BaseException] = queue.SimpleQueue()
+    stopped = threading.Event()
 
     def work() -> None:
-        criteria = StoppingCriteriaList([_StopOnEvent(stop)])
         try:
-            (ids,) = decoder.generate([prompt], sampling, streamer=streamer, stopping_criteria=criteria)
-            outcome.put(ids)
+            pieces.put(
+                backend.stream(
+                    request,
+                    on_tokens=lambda ids: pieces.put(tuple(ids)),
+                    is_wanted=lambda: not stopped.is_set(),
+                )
+            )
         except BaseException as err:  # handed to the reader of the stream, which raises it
-            outcome.put(err)
-            streamer.end()
+            pieces.put(err)
 
     threading.Thread(target=work, name="sonoloop-chat", daemon=True).start()
+    spelled = DecodeStream(skip_special_tokens=True)
+    text = ""
     try:
-        yield from _pieces(streamer)
+        while isinstance(item := pieces.get(), tuple):
+            for token_id in item:
+                piece = spelled.step(processor.tokenizer.backend_tokenizer, token_id)
+                if piece:
+                    text += piece
+                    yield piece
     finally:
-        stop.set()
-    answer = outcome.get()
-    if isinstance(answer, BaseException):
-        raise answer
-    ended = decoder.has_ended(answer)
+        stopped.set()
+    if isinstance(item, BaseException):
+        raise item
+    (answer,) = item
+    whole = answer_text(processor, answer.token_ids)
+    if len(whole) > len(text):  # bytes at the end that never became a character
+        yield whole[len(text) :]
     return ChatResult(
-        text=decoder.text(answer),
-        prompt_tokens=len(prompt.token_ids),
-        completion_tokens=len(answer),
-        finish_reason="stop" if ended else "length",
+        text=whole,
+        prompt_tokens=len(request.prompt.token_ids),
+        completion_tokens=len(answer.token_ids),
+        finish_reason="stop" if answer.ended else "length",
     )
-
-
-def _pieces(streamer: TextIteratorStreamer) -> Iterator[str]:
-    for piece in streamer:
-        if piece:
-            yield piece

@@ -1,27 +1,38 @@
 """Engines: prepared cases in, drafts or rejections out.
 
 An engine answers every case of a batch, in order; one bad case never takes the others down. Drafting is
-greedy and deterministic: two passes of one conversation, the report freely, then the entities under the
-lexicon's grammar. A further engine (vLLM, a remote server) implements `Engine` and nothing else.
+greedy and deterministic: one conversation of two turns per case, the report freely, then the entities under
+the lexicon's grammar. What generates the tokens is a `Backend`: transformers here, vLLM in `vllm_backend`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from sonoloop.model.chat import ChatMessage, ChatResult, chat_prompt, stream_answer
 from sonoloop.model.checkpoint import load_model
-from sonoloop.model.decoding import Decoder, Prompt, Sampling
+from sonoloop.model.chosen import boxes_in_case
+from sonoloop.model.decoding import TransformersBackend, answer_text
 from sonoloop.model.engine_config import EngineConfig
+from sonoloop.model.generation import (
+    Backend,
+    Prompt,
+    Request,
+    Sampling,
+    Turn,
+    TurnAnswer,
+    geometric_mean,
+)
 from sonoloop.model.processor import PATCH_DIM, EchoVLMProcessor, PreparedCase
-from sonoloop.model.prompts import Conversation, entities_turns, format_report, parse_report, report_turns
-from sonoloop.model.structured import EntitiesConstraint, EntitiesGrammar, RowSpec
+from sonoloop.model.prompts import parse_report, report_turns
+from sonoloop.model.structured import RowSpec
+from sonoloop.model.supervised import between_answers
 from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.lexicon import Entities, LesionBox, parse_generated
 
@@ -29,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 S = TypeVar("S")
 T = TypeVar("T")
+B = TypeVar("B", bound=Backend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +51,10 @@ class Draft:
         findings: The report's first section.
         impression: Its second section.
         entities: Valid under the lexicon.
-        boxes: Lesion boxes, fractions of their image.
-        confidence: Geometric mean probability of the entity tokens that were a choice, 0..1.
+        boxes: Lesion boxes, fractions of their image; indices count the case's own images.
+        value_probabilities: Entity field -> probability of its value among the admissible ones, 0..1,
+            uncalibrated; fields that the grammar left no choice about are absent.
+        report_score: Geometric mean probability of the report's tokens, 0..1.
         num_tokens: Tokens generated for this case, ends included.
     """
 
@@ -48,8 +62,14 @@ class Draft:
     impression: str
     entities: Entities
     boxes: tuple[LesionBox, ...]
-    confidence: float
+    value_probabilities: Mapping[str, float]
+    report_score: float
     num_tokens: int
+
+    @property
+    def confidence(self) -> float:
+        """Geometric mean of the value probabilities, 0..1; 1 where nothing was a choice."""
+        return geometric_mean(self.value_probabilities.values())
 
 
 class Engine(Protocol):
@@ -60,40 +80,17 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Report:
-    case: PreparedCase
-    findings: str
-    impression: str
-    num_tokens: int
-
-
-class TransformersEngine:
-    """Drafts with transformers' ``generate``. Weights load once, in the constructor.
+class DraftingEngine(Generic[B]):
+    """Drafts with any backend.
 
     Args:
-        folder: A model folder: published weights, tokenizer, preprocessor configuration.
-        config: Device, dtype and limits.
-
-    Raises:
-        CheckpointError: the folder is incomplete or of another architecture.
+        backend: What generates.
+        processor: Of the model folder.
+        config: Limits and language.
     """
 
-    def __init__(self, folder: Path, config: EngineConfig | None = None) -> None:
-        self.config = config or EngineConfig()
-        self.processor = EchoVLMProcessor.from_folder(folder, max_pixels=self.config.max_pixels)
-        model = load_model(
-            folder,
-            dtype=self.config.resolved_dtype(),
-            device=self.config.resolved_device(),
-            attn_implementation=self.config.attn_implementation,
-        )
-        self._decoder = Decoder(model, self.processor)
-        self._grammar = EntitiesGrammar(
-            self.processor.tokenizer,
-            vocab_size=self._decoder.vocab_size,
-            end_id=self.processor.end_of_turn_id,
-        )
+    def __init__(self, backend: B, processor: EchoVLMProcessor, config: EngineConfig) -> None:
+        self.backend, self.processor, self.config = backend, processor, config
 
     def draft(self, batch: Sequence[PreparedCase]) -> list[Draft | RejectedError]:
         """One draft or rejection per case, in order.
@@ -101,9 +98,102 @@ class TransformersEngine:
         A rejection's reason is ``too-many-tokens``, ``no-pixels``, ``not-an-image``, ``invalid-output`` or
         ``model-failed`` (the only one a retry may help).
         """
-        checked = [_attempt(self._check, case) for case in batch]
-        reports = _stage(self._reports, checked)
-        return _stage(self._drafts, reports)
+        requests = [_attempt(self._request, case) for case in batch]
+        answers = _stage(self._generate, requests)
+        return [
+            answer if isinstance(answer, RejectedError) else _attempt(lambda pair: self._draft(*pair), pair)
+            for pair in zip(batch, answers, strict=True)
+            for answer in [pair[1]]
+        ]
+
+    def _generate(self, requests: Sequence[Request]) -> list[list[TurnAnswer] | RejectedError]:
+        return self.backend.generate(requests)
+
+    def _request(self, case: PreparedCase) -> Request:
+        """The conversation of a case.
+
+        Raises:
+            RejectedError: nothing to see, patches that are none, or too many tokens.
+        """
+        num_images, language = len(case.image_grid_thw), self.config.language
+        _check_patches(case)
+        token_ids = self.processor.token_ids(
+            report_turns(num_images, case.organ_hint, language=language), case.image_grid_thw
+        )
+        self._check_length(len(token_ids))
+        between = between_answers(self.processor, num_images, case.organ_hint, language)
+        report = Turn(self.config.max_report_tokens)
+        entities = Turn(
+            self.config.max_entities_tokens,
+            text_ids=tuple(self.processor.tokenizer(between, add_special_tokens=False)["input_ids"]),
+            constraint=RowSpec(case.organ_hint, num_images),
+        )
+        return Request(Prompt(token_ids, case.pixel_values, case.image_grid_thw), (report, entities))
+
+    def _check_length(self, num_tokens: int) -> None:
+        if num_tokens > self.config.max_prompt_tokens:
+            raise RejectedError(
+                Reason.TOO_MANY_TOKENS,
+                f"expected a prompt of at most {self.config.max_prompt_tokens} tokens, got {num_tokens}",
+            )
+
+    def _draft(self, case: PreparedCase, answers: list[TurnAnswer]) -> Draft:
+        """Parse what was written.
+
+        Raises:
+            RejectedError: the report or the entities cannot be read.
+        """
+        report, *rest = answers
+        if not report.ended:
+            raise RejectedError(
+                Reason.INVALID_OUTPUT, f"the report did not end in {len(report.token_ids)} tokens"
+            )
+        try:
+            findings, impression = parse_report(
+                answer_text(self.processor, report.token_ids), language=self.config.language
+            )
+        except ValueError as err:
+            raise RejectedError(Reason.INVALID_OUTPUT, str(err)) from err
+        (written,) = rest
+        entities, boxes = self._entities(case, written)
+        return Draft(
+            findings=findings,
+            impression=impression,
+            entities=entities,
+            boxes=boxes,
+            value_probabilities=written.value_probabilities,
+            report_score=report.score(),
+            num_tokens=len(report.token_ids) + len(written.token_ids),
+        )
+
+    def _entities(self, case: PreparedCase, written: TurnAnswer) -> tuple[Entities, tuple[LesionBox, ...]]:
+        text = answer_text(self.processor, written.token_ids)
+        try:
+            entities, boxes = parse_generated(text, num_images=len(case.image_grid_thw))
+        except ValueError as err:
+            raise RejectedError(
+                Reason.INVALID_OUTPUT,
+                f"the entities are not valid under the lexicon after {len(written.token_ids)} tokens",
+            ) from err
+        return entities, boxes_in_case(boxes, case.image_indices)
+
+
+class TransformersEngine(DraftingEngine[TransformersBackend]):
+    """Drafts and chats with transformers. Weights load once, in the constructor.
+
+    Args:
+        folder: A model folder: published weights, tokenizer, preprocessor configuration.
+        config: Device, dtype, limits and language.
+
+    Raises:
+        CheckpointError: the folder is incomplete or of another architecture.
+    """
+
+    def __init__(self, folder: Path, config: EngineConfig | None = None) -> None:
+        config = config or EngineConfig()
+        processor = EchoVLMProcessor.from_folder(folder, max_pixels=config.max_pixels)
+        model = load_model(folder, dtype=config.resolved_dtype(), device=config.resolved_device())
+        super().__init__(TransformersBackend(model, processor, config), processor, config)
 
     def chat(
         self,
@@ -137,79 +227,24 @@ class TransformersEngine:
     ) -> Generator[str, None, ChatResult]:
         """As `chat`, in pieces of text; the generator's return value is the whole result.
 
-        Raises before the first piece what `chat` raises. Closing the generator stops the model.
+        Raises before the first piece what `chat` raises. Closing the generator stops the model. An answer
+        that would outgrow the context is cut there.
         """
         prompt = chat_prompt(self.processor, messages)
         self._check_length(len(prompt.token_ids))
-        return stream_answer(self._decoder, prompt, Sampling(max_new_tokens, temperature, seed))
+        room = max(1, self.backend.context_tokens - len(prompt.token_ids) - 1)
+        request = Request(prompt, (Turn(min(max_new_tokens, room)),), Sampling(temperature, seed))
+        self.backend.check(request)
+        return stream_answer(self.backend, self.processor, request)
 
-    def _check(self, case: PreparedCase) -> PreparedCase:
-        if len(case.image_grid_thw) == 0:
-            raise RejectedError(Reason.NO_PIXELS, "expected at least one image, got none")
-        num_patches = int(case.image_grid_thw.prod(axis=1).sum())
-        if case.pixel_values.shape != (num_patches, PATCH_DIM) or not np.isfinite(case.pixel_values).all():
-            raise RejectedError(
-                Reason.NOT_AN_IMAGE, f"expected {num_patches} finite patches, got {case.pixel_values.shape}"
-            )
-        turns = report_turns(len(case.image_grid_thw), case.organ_hint)
-        self._check_length(len(self.processor.token_ids(turns, case.image_grid_thw)))
-        return case
 
-    def _check_length(self, num_tokens: int) -> None:
-        if num_tokens > self.config.max_prompt_tokens:
-            raise RejectedError(
-                Reason.TOO_MANY_TOKENS,
-                f"expected a prompt of at most {self.config.max_prompt_tokens} tokens, got {num_tokens}",
-            )
-
-    def _prompt(self, case: PreparedCase, turns: Conversation) -> Prompt:
-        ids = self.processor.token_ids(turns, case.image_grid_thw)
-        return Prompt(ids, case.pixel_values, case.image_grid_thw)
-
-    def _reports(self, cases: Sequence[PreparedCase]) -> list[_Report | RejectedError]:
-        turns = [report_turns(len(case.image_grid_thw), case.organ_hint) for case in cases]
-        answers = self._decoder.generate(
-            [self._prompt(case, turn) for case, turn in zip(cases, turns, strict=True)],
-            Sampling(self.config.max_report_tokens),
-        )
-        return [_attempt(lambda pair: self._report(*pair), pair) for pair in zip(cases, answers, strict=True)]
-
-    def _report(self, case: PreparedCase, token_ids: list[int]) -> _Report:
-        if not self._decoder.has_ended(token_ids):
-            raise RejectedError(Reason.INVALID_OUTPUT, f"the report did not end in {len(token_ids)} tokens")
-        try:
-            findings, impression = parse_report(self._decoder.text(token_ids))
-        except ValueError as err:
-            raise RejectedError(Reason.INVALID_OUTPUT, str(err)) from err
-        return _Report(case, findings, impression, len(token_ids))
-
-    def _drafts(self, reports: Sequence[_Report]) -> list[Draft | RejectedError]:
-        rows = [RowSpec(report.case.organ_hint, len(report.case.image_grid_thw)) for report in reports]
-        constraint = EntitiesConstraint(self._grammar, rows)
-        prompts = []
-        for report, row in zip(reports, rows, strict=True):
-            text = format_report(report.findings, report.impression)
-            prompts.append(self._prompt(report.case, entities_turns(row.num_images, row.organ, text)))
-        answers = self._decoder.generate(prompts, Sampling(self.config.max_entities_tokens), constraint)
-        parts = zip(reports, answers, constraint.confidences(), strict=True)
-        return [_attempt(lambda part: self._draft(*part), part) for part in parts]
-
-    def _draft(self, report: _Report, token_ids: list[int], confidence: float) -> Draft:
-        num_images = len(report.case.image_grid_thw)
-        try:
-            entities, boxes = parse_generated(self._decoder.text(token_ids), num_images=num_images)
-        except ValueError as err:
-            raise RejectedError(
-                Reason.INVALID_OUTPUT,
-                f"the entities are not valid under the lexicon after {len(token_ids)} tokens",
-            ) from err
-        return Draft(
-            findings=report.findings,
-            impression=report.impression,
-            entities=entities,
-            boxes=boxes,
-            confidence=confidence,
-            num_tokens=report.num_tokens + len(token_ids),
+def _check_patches(case: PreparedCase) -> None:
+    if len(case.image_grid_thw) == 0:
+        raise RejectedError(Reason.NO_PIXELS, "expected at least one image, got none")
+    num_patches = int(case.image_grid_thw.prod(axis=1).sum())
+    if case.pixel_values.shape != (num_patches, PATCH_DIM) or not np.isfinite(case.pixel_values).all():
+        raise RejectedError(
+            Reason.NOT_AN_IMAGE, f"expected {num_patches} finite patches, got {case.pixel_values.shape}"
         )
 
 
@@ -226,18 +261,21 @@ def _stage(
 ) -> list[T | RejectedError]:
     """Run a batch stage on the items that are not rejected yet; results come back in their places."""
     alive = [item for item in items if not isinstance(item, RejectedError)]
-    results = iter(_one_by_one_on_failure(work, alive) if alive else [])
+    results = iter(_in_halves_on_failure(work, alive) if alive else [])
     return [item if isinstance(item, RejectedError) else next(results) for item in items]
 
 
-def _one_by_one_on_failure(
+def _in_halves_on_failure(
     work: Callable[[Sequence[S]], list[T | RejectedError]], items: Sequence[S]
 ) -> list[T | RejectedError]:
     """If the batch fails as a whole (memory, a kernel), find the items that fail alone."""
     try:
         return work(items)
-    except (RuntimeError, ValueError, IndexError) as err:
+    except (RuntimeError, ValueError, IndexError, MemoryError) as err:
         if len(items) == 1:
             return [RejectedError(Reason.MODEL_FAILED, type(err).__name__, retryable=True)]
-        logger.warning("a batch of %d failed (%s); its cases run one by one", len(items), type(err).__name__)
-        return [result for item in items for result in _one_by_one_on_failure(work, [item])]
+        logger.warning("a batch of %d failed (%s); it runs in halves", len(items), type(err).__name__)
+        half = len(items) // 2
+        return [
+            result for part in (items[:half], items[half:]) for result in _in_halves_on_failure(work, part)
+        ]

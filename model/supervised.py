@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sonoloop.model.processor import END_OF_TURN, EchoVLMProcessor, PreparedCase
-from sonoloop.model.prompts import entities_turns, format_report, message, report_turns
-from sonoloop.platform.lexicon import Entities, LesionBox, generated_text
+from sonoloop.model.prompts import Language, entities_turns, format_report, report_turns
+from sonoloop.platform.lexicon import Entities, LesionBox, Organ, generated_text
 
 IGNORED = -100
 """Label of tokens without loss, as torch's cross-entropy takes it."""
@@ -32,9 +32,10 @@ class Target:
     entities: Entities
     boxes: tuple[LesionBox, ...]
 
-    def answers(self) -> tuple[str, str]:
-        """The texts of the two assistant turns."""
-        return format_report(self.findings, self.impression), generated_text(self.entities, self.boxes)
+    def answers(self, language: Language = "en") -> tuple[str, str]:
+        """The texts of the two assistant turns; entities are English in any language."""
+        report = format_report(self.findings, self.impression, language=language)
+        return report, generated_text(self.entities, self.boxes)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,29 +57,38 @@ class SupervisedExample:
     image_grid_thw: Tensor
 
 
+def between_answers(
+    processor: EchoVLMProcessor, num_images: int, organ: Organ | None, language: Language = "en"
+) -> str:
+    """What stands between the end of the report and the entities: the second question.
+
+    Raises:
+        ValueError: the chat template does not write an assistant turn as its text and ``<|im_end|>``.
+    """
+    report = "x"  # what stands around an answer does not depend on it
+    first = processor.render(report_turns(num_images, organ, language=language), open_answer=True)
+    second = processor.render(entities_turns(num_images, organ, report, language=language), open_answer=True)
+    written = first + report + END_OF_TURN
+    if not second.startswith(written):
+        raise ValueError(f"the chat template must write assistant turns as text and {END_OF_TURN}")
+    return second.removeprefix(written)
+
+
 def conversation_pieces(
-    processor: EchoVLMProcessor, case: PreparedCase, target: Target
+    processor: EchoVLMProcessor, case: PreparedCase, target: Target, language: Language = "en"
 ) -> list[tuple[str, bool]]:
     """The conversation's text in order, each piece with whether the assistant wrote it.
 
     Raises:
         ValueError: the chat template does not close an assistant turn with ``<|im_end|>``.
     """
-    report, entities = target.answers()
+    report, entities = target.answers(language)
     num_images, organ = len(case.image_grid_thw), case.organ_hint
-    first = processor.render(report_turns(num_images, organ), open_answer=True)
-    second_turns = entities_turns(num_images, organ, report)
-    second = processor.render(second_turns, open_answer=True)
-    whole = processor.render([*second_turns, message("assistant", entities)], open_answer=False)
-    if not second.startswith(first + report + END_OF_TURN) or not whole.startswith(
-        second + entities + END_OF_TURN
-    ):
-        raise ValueError(f"the chat template must write assistant turns as text and {END_OF_TURN}")
-    between = second.removeprefix(first + report + END_OF_TURN)
+    first = processor.render(report_turns(num_images, organ, language=language), open_answer=True)
     return [
         (processor.expand(first, case.image_grid_thw), False),
         (report + END_OF_TURN, True),
-        (between, False),
+        (between_answers(processor, num_images, organ, language), False),
         (entities + END_OF_TURN, True),
     ]
 

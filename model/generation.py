@@ -1,0 +1,104 @@
+"""What is asked of a generating backend and what it answers: conversations of one or more turns.
+
+A turn is a piece of text that the model reads, then an answer that it writes, freely or under the lexicon's
+grammar. The turns of one request share what was read and written before, so nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sonoloop.model.processor import Grids, Patches
+from sonoloop.model.structured import RowSpec
+from sonoloop.platform.errors import RejectedError
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Prompt:
+    """How a request begins: token ids with image tokens in place, and the images' patches.
+
+    Attributes:
+        token_ids: The conversation up to the first open answer.
+        pixel_values: ``(P, 1176)`` float32; P is 0 without images.
+        image_grid_thw: ``(N, 3)`` int64.
+    """
+
+    token_ids: list[int]
+    pixel_values: Patches
+    image_grid_thw: Grids
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One answer to write.
+
+    Attributes:
+        max_new_tokens: Limit of the answer, its ending token included.
+        text_ids: Read before it, after the previous answer and its end; empty in the first turn.
+        constraint: The grammar of the answer; None leaves it free.
+    """
+
+    max_new_tokens: int
+    text_ids: tuple[int, ...] = ()
+    constraint: RowSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is taken: the most likely one at temperature 0, else drawn with ``seed``."""
+
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Request:
+    """A prompt and its turns. A turn that does not end within its limit is the last one answered."""
+
+    prompt: Prompt
+    turns: tuple[Turn, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def max_tokens(self) -> int:
+        """Most tokens that the whole conversation can hold."""
+        return len(self.prompt.token_ids) + sum(len(t.text_ids) + t.max_new_tokens + 1 for t in self.turns)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnAnswer:
+    """What was written in one turn.
+
+    Attributes:
+        token_ids: The ending token included where it was reached.
+        log_probs: Of each token, under the distribution it was taken from: after the grammar's mask and
+            before the temperature; 0 where the grammar left no choice.
+        value_probabilities: Entity field -> probability of its value among the admissible ones, 0..1; for
+            fields that were a choice. Empty in a free turn.
+        ended: Whether the ending token was reached.
+    """
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    value_probabilities: Mapping[str, float]
+    ended: bool
+
+    def score(self) -> float:
+        """Geometric mean probability of the answer's tokens, 0..1: a length-normalised likelihood."""
+        return math.exp(sum(self.log_probs) / len(self.log_probs)) if self.log_probs else 1.0
+
+
+class Backend(Protocol):
+    """What turns requests into tokens: transformers here, vLLM, or another."""
+
+    def generate(self, requests: Sequence[Request]) -> list[list[TurnAnswer] | RejectedError]:
+        """Answer every request, in order; one that cannot be answered is a rejection in its place."""
+        ...
+
+
+def geometric_mean(probabilities: Iterable[float]) -> float:
+    """Geometric mean of probabilities, 0..1; 1 for none."""
+    logs = [math.log(max(probability, 1e-300)) for probability in probabilities]
+    return math.exp(sum(logs) / len(logs)) if logs else 1.0
