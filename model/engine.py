@@ -100,11 +100,7 @@ class DraftingEngine(Generic[B]):
         """
         requests = [_attempt(self._request, case) for case in batch]
         answers = _stage(self._generate, requests)
-        return [
-            answer if isinstance(answer, RejectedError) else _attempt(lambda pair: self._draft(*pair), pair)
-            for pair in zip(batch, answers, strict=True)
-            for answer in [pair[1]]
-        ]
+        return [_attempt(lambda pair: self._draft(*pair), pair) for pair in zip(batch, answers, strict=True)]
 
     def _generate(self, requests: Sequence[Request]) -> list[list[TurnAnswer] | RejectedError]:
         return self.backend.generate(requests)
@@ -137,12 +133,14 @@ class DraftingEngine(Generic[B]):
                 f"expected a prompt of at most {self.config.max_prompt_tokens} tokens, got {num_tokens}",
             )
 
-    def _draft(self, case: PreparedCase, answers: list[TurnAnswer]) -> Draft:
+    def _draft(self, case: PreparedCase, answers: list[TurnAnswer] | RejectedError) -> Draft:
         """Parse what was written.
 
         Raises:
-            RejectedError: the report or the entities cannot be read.
+            RejectedError: the case was rejected before, or the report or the entities cannot be read.
         """
+        if isinstance(answers, RejectedError):
+            raise answers
         report, *rest = answers
         if not report.ended:
             raise RejectedError(

@@ -63,7 +63,10 @@ def plan_step(fed: list[tuple[int, int]], lengths: list[int], *, dtype: torch.dt
         dtype: Of queries and keys.
         device: Of the model.
     """
-    slots, places, singles, runs = [], [], [], []
+    slots: list[int] = []
+    places: list[int] = []
+    singles: list[int] = []
+    runs: list[Run] = []
     after = list(lengths)
     for slot, count in fed:
         start = lengths[slot]
@@ -109,7 +112,7 @@ class KVArena:
     @property
     def bytes_per_token(self) -> int:
         """Memory that one token takes over all layers."""
-        return 2 * self._num_layers * self._num_heads * self._head_dim * self._dtype.itemsize
+        return int(2 * self._num_layers * self._num_heads * self._head_dim * self._dtype.itemsize)
 
     def reserve(self, num_slots: int, capacity: int) -> None:
         """Make room for empty slots; tensors that are large enough are kept."""
@@ -153,18 +156,17 @@ def use_arena_attention(config: EchoVLMTextConfig) -> None:
 
 
 def arena_attention(
-    module: Any,
+    _: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: StepPlan,
     scaling: float | None = None,
-    **_: Any,
+    **__: Any,
 ) -> tuple[Tensor, None]:
     """Attend each row's new tokens to the row; the plan of the step travels in the mask's place.
 
     Args:
-        module: The attention layer.
         query: ``(1, H, N, d)``.
         key: ``(S, G, C, d)``, the new tokens included.
         value: As ``key``.

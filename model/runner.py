@@ -18,6 +18,7 @@ from torch import Tensor
 from sonoloop.model.generation import Prompt
 from sonoloop.model.kv_arena import KVArena, StepPlan, use_arena_attention
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
+from sonoloop.model.processor import Grids, Patches
 
 _NUM_CACHED_IMAGES = 64
 
@@ -106,7 +107,7 @@ class ModelRunner:
         return logits_RV.float()
 
     def _image_features(self, prompt: Prompt) -> Tensor:
-        """Features of a prompt's images in order, ``(image tokens, D)``; each distinct image is computed once."""
+        """Features of a prompt's images in order, ``(image tokens, D)``; each distinct image once."""
         counts = np.asarray(prompt.image_grid_thw).prod(axis=1)
         patches = np.split(prompt.pixel_values, np.cumsum(counts)[:-1])
         keys = [_image_key(p, grid) for p, grid in zip(patches, prompt.image_grid_thw, strict=True)]
@@ -121,7 +122,7 @@ class ModelRunner:
         self._remember(found)
         return torch.cat([found[key] for key in keys])
 
-    def _encode(self, patches: np.ndarray, grids: np.ndarray) -> Sequence[Tensor]:
+    def _encode(self, patches: Patches, grids: Grids) -> Sequence[Tensor]:
         device = self.model.device
         features = self.model.model.get_image_features(
             torch.from_numpy(np.ascontiguousarray(patches)).to(device), torch.from_numpy(grids).to(device)
@@ -137,13 +138,13 @@ class ModelRunner:
             self._features.popitem(last=False)
 
 
-def _image_key(patches: np.ndarray, grid: np.ndarray) -> bytes:
+def _image_key(patches: Patches, grid: Grids) -> bytes:
     digest = hashlib.blake2b(np.ascontiguousarray(patches).data, digest_size=16)
     digest.update(np.asarray(grid, dtype=np.int64).tobytes())
     return digest.digest()
 
 
-def _groups(items: list[tuple[bytes, int]], counts: np.ndarray, most: int) -> list[list[tuple[bytes, int]]]:
+def _groups(items: list[tuple[bytes, int]], counts: Grids, most: int) -> list[list[tuple[bytes, int]]]:
     """Cut images, in order, into groups of at most ``most`` patches; a larger one stands alone."""
     groups: list[list[tuple[bytes, int]]] = []
     used = 0
