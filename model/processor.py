@@ -212,14 +212,16 @@ class EchoVLMProcessor(ProcessorMixin):  # type: ignore[misc]
 
 def _pixel_budget(stated: Any, min_pixels: int | None, max_pixels: int | None) -> dict[str, int]:
     """The image processor's ``size``: fewest and most pixels, under the names that Qwen2-VL gives them."""
-    size = dict(stated)
+    size: dict[str, int | None] = dict(stated)
     most, fewest = size.get("longest_edge"), size.get("shortest_edge")
     if max_pixels is None and (most is None or most in STOCK_MAX_PIXELS):
         logger.info("the folder states no pixel budget of its own; taking %d per image", DEFAULT_MAX_PIXELS)
         most = DEFAULT_MAX_PIXELS
-    most = most if max_pixels is None else max_pixels
-    fewest = min_pixels or fewest or DEFAULT_MIN_PIXELS
-    return {"shortest_edge": min(fewest, most), "longest_edge": most}
+    budget = max_pixels or most or DEFAULT_MAX_PIXELS
+    return {
+        "shortest_edge": min(min_pixels or fewest or DEFAULT_MIN_PIXELS, budget),
+        "longest_edge": budget,
+    }
 
 
 def prepare(

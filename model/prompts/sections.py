@@ -117,7 +117,7 @@ def parse_report(text: str, *, language: Language = "en") -> tuple[str, str]:
     if [match.lastgroup for match in found] != [f"{language}0", f"{language}1"]:
         raise _refusal(text, f"of another form ({len(found)} headings)", language)
     first, second = found
-    if text[: first.start()].strip():
+    if _OUTER_RULES.sub("", text[: first.start()]).strip():
         raise _refusal(text, "with text before the first heading", language)
     findings = text[first.end() : second.start()]
     if _FIRST_NUMBER.match(first.group()):

@@ -29,13 +29,9 @@ ORGAN_WORDS_ZH: dict[str, str] = {
     "thyroid": "甲状腺",
     "liver": "肝脏",
     "kidney": "肾脏",
-    "gynaecology": "妇科",
     "ovary": "卵巢",
-    "uterus": "子宫",
-    "adnexa": "附件",
     "heart": "心脏",
     "vessel": "血管",
-    "vessels": "血管",
 }
 """Chinese names. An organ that is not here yet is named in English; a test asks for its word."""
 
