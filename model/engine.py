@@ -81,7 +81,7 @@ class Engine(Protocol):
 
 
 class DraftingEngine(Generic[B]):
-    """Drafts with any backend.
+    """Drafts and chats with any backend.
 
     Args:
         backend: What generates.
@@ -101,6 +101,48 @@ class DraftingEngine(Generic[B]):
         requests = [_attempt(self._request, case) for case in batch]
         answers = _stage(self._generate, requests)
         return [_attempt(lambda pair: self._draft(*pair), pair) for pair in zip(batch, answers, strict=True)]
+
+    def chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> ChatResult:
+        """Answer a free conversation; at temperature 0 the most likely token is taken.
+
+        Raises:
+            ValueError: the conversation is not one the chat template can write.
+            RejectedError: an image cannot be used, or the prompt is too long.
+        """
+        stream = self.chat_stream(messages, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        while True:
+            try:
+                next(stream)
+            except StopIteration as stop:
+                result: ChatResult = stop.value
+                return result
+
+    def chat_stream(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Generator[str, None, ChatResult]:
+        """As `chat`, in pieces of text; the generator's return value is the whole result.
+
+        Raises before the first piece what `chat` raises. Closing the generator stops the model. An answer
+        that would outgrow the context is cut there.
+        """
+        prompt = chat_prompt(self.processor, messages)
+        self._check_length(len(prompt.token_ids))
+        room = max(1, self.backend.context_tokens - len(prompt.token_ids) - 1)
+        request = Request(prompt, (Turn(min(max_new_tokens, room)),), Sampling(temperature, seed))
+        self.backend.check(request)
+        return stream_answer(self.backend, self.processor, request)
 
     def _generate(self, requests: Sequence[Request]) -> list[list[TurnAnswer] | RejectedError]:
         return self.backend.generate(requests)
@@ -177,7 +219,7 @@ class DraftingEngine(Generic[B]):
 
 
 class TransformersEngine(DraftingEngine[TransformersBackend]):
-    """Drafts and chats with transformers. Weights load once, in the constructor.
+    """Drafts and chats with transformers' modules. Weights load once, in the constructor.
 
     Args:
         folder: A model folder: published weights, tokenizer, preprocessor configuration.
@@ -192,48 +234,6 @@ class TransformersEngine(DraftingEngine[TransformersBackend]):
         processor = EchoVLMProcessor.from_folder(folder, max_pixels=config.max_pixels)
         model = load_model(folder, dtype=config.resolved_dtype(), device=config.resolved_device())
         super().__init__(TransformersBackend(model, processor, config), processor, config)
-
-    def chat(
-        self,
-        messages: Sequence[ChatMessage],
-        *,
-        max_new_tokens: int = 512,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> ChatResult:
-        """Answer a free conversation; at temperature 0 the most likely token is taken.
-
-        Raises:
-            ValueError: the conversation is not one the chat template can write.
-            RejectedError: an image cannot be used, or the prompt is too long.
-        """
-        stream = self.chat_stream(messages, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        while True:
-            try:
-                next(stream)
-            except StopIteration as stop:
-                result: ChatResult = stop.value
-                return result
-
-    def chat_stream(
-        self,
-        messages: Sequence[ChatMessage],
-        *,
-        max_new_tokens: int = 512,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Generator[str, None, ChatResult]:
-        """As `chat`, in pieces of text; the generator's return value is the whole result.
-
-        Raises before the first piece what `chat` raises. Closing the generator stops the model. An answer
-        that would outgrow the context is cut there.
-        """
-        prompt = chat_prompt(self.processor, messages)
-        self._check_length(len(prompt.token_ids))
-        room = max(1, self.backend.context_tokens - len(prompt.token_ids) - 1)
-        request = Request(prompt, (Turn(min(max_new_tokens, room)),), Sampling(temperature, seed))
-        self.backend.check(request)
-        return stream_answer(self.backend, self.processor, request)
 
 
 def _check_patches(case: PreparedCase) -> None:

@@ -7,7 +7,7 @@ grammar. The turns of one request share what was read and written before, so not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -93,8 +93,39 @@ class TurnAnswer:
 class Backend(Protocol):
     """What turns requests into tokens: transformers here, vLLM, or another."""
 
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of a whole conversation that model and memory have room for."""
+        ...
+
+    def check(self, request: Request) -> None:
+        """Refuse a request that can never fit.
+
+        Raises:
+            RejectedError: with the reason.
+        """
+        ...
+
     def generate(self, requests: Sequence[Request]) -> list[list[TurnAnswer] | RejectedError]:
         """Answer every request, in order; one that cannot be answered is a rejection in its place."""
+        ...
+
+    def stream(
+        self, request: Request, on_tokens: Callable[[Sequence[int]], None], is_wanted: Callable[[], bool]
+    ) -> list[TurnAnswer]:
+        """Answer one request, telling of new tokens as they come.
+
+        Args:
+            request: What to answer.
+            on_tokens: Gets the ids written by each step.
+            is_wanted: Asked after each step; False stops the model.
+
+        Returns:
+            The answers; none where it was stopped.
+
+        Raises:
+            RejectedError: The request can never fit.
+        """
         ...
 
 

@@ -236,10 +236,12 @@ class EchoVLMTextModel(EchoVLMPreTrainedModel, Qwen2VLTextModel):  # type: ignor
 class EchoVLMModel(EchoVLMPreTrainedModel, Qwen2VLModel):  # type: ignore[misc]
     """Vision tower and decoder."""
 
+    _decoder_class = EchoVLMTextModel
+
     def __init__(self, config: EchoVLMConfig) -> None:
         Qwen2VLPreTrainedModel.__init__(self, config)
         self.visual = Qwen2VisionTransformerPretrainedModel._from_config(config.vision_config)
-        self.language_model = EchoVLMTextModel._from_config(config.text_config)
+        self.language_model = self._decoder_class._from_config(config.text_config)
         self.rope_deltas = None
         self.post_init()
 

