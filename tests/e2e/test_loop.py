@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sonoloop.jobs.annotate import run_annotate
+from sonoloop.jobs.calibrating import read_calibrator
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.demo.archive import read_truth, write_archive
 from sonoloop.jobs.demo.progress import Steps
@@ -151,6 +152,22 @@ def test_the_challenger_learned_from_training_patients_only(loop: Any) -> None:
     assert loop.finetuned.num_train + loop.finetuned.num_test == loop.read
     assert loop.evaluated.num_cases == loop.finetuned.num_test
     assert loop.evaluated.champion.scores.num_cases == loop.evaluated.challenger.scores.num_cases
+
+
+def test_every_draft_says_how_sure_it_is_of_what_it_chose(loop: Any) -> None:
+    drafts = [row for row in read_drafts(loop.workspace) if row.status == "draft"]
+    for draft in drafts:
+        assert draft.value_probabilities.keys() <= draft.parsed_entities().flat().keys()
+        assert "lesion" in draft.value_probabilities
+        assert 0 < draft.report_score < 1
+
+
+def test_calibration_is_measured_and_stored_or_says_why_not(loop: Any) -> None:
+    for evaluation in (loop.evaluated.champion, loop.evaluated.challenger):
+        figures = evaluation.calibration
+        stored = read_calibrator(loop.workspace, evaluation.model_version, evaluation.prompt_version)
+        assert figures.num_values > 0
+        assert (stored is None) == (figures.ece_after is None) == (figures.reason is not None)
 
 
 def test_promotion_changes_the_champion_and_rollback_undoes_it(loop: Any) -> None:
