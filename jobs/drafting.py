@@ -208,6 +208,8 @@ class Drafter:
             entities=entities_json(result.entities),
             boxes=tuple(result.boxes),
             confidence=result.confidence,
+            value_probabilities=dict(result.value_probabilities),
+            report_score=result.report_score,
             num_tokens=result.num_tokens,
             **self._stamp,
         )
