@@ -6,25 +6,24 @@ into equal shards, the last ones padded from the beginning.
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import random
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from ray import train
 from ray.train import Checkpoint
 
 from sonoloop.jobs.config import FinetuneConfig
 from sonoloop.jobs.snapshot import SnapshotRow, read_snapshot
-from sonoloop.model.checkpoint import load_model, save_model
+from sonoloop.model.checkpoint import copy_companions, load_model, save_model
+from sonoloop.model.chosen import boxes_among_chosen, choose_images
+from sonoloop.model.expert_usage import ExpertUsage, expert_usage
+from sonoloop.model.frames import decode_frame
 from sonoloop.model.processor import CaseInput, EchoVLMProcessor, prepare
 from sonoloop.model.supervised import SupervisedExample, Target, collate, supervised_example
 from sonoloop.platform import registry
@@ -60,8 +59,39 @@ def train_worker(task: dict[str, TrainingTask]) -> None:
     model = load_model(folder, dtype=torch.float32)
     engine = _engine(model, config, total_steps=steps * config.epochs)
     for epoch in range(_restore(engine), config.epochs):
-        loss = _epoch(engine, job, examples, epoch, (rank, world), pad_id=processor.tokenizer.pad_token_id)
-        _report(engine, folder, epoch=epoch, loss=loss, last=epoch + 1 == config.epochs)
+        pad_id = processor.tokenizer.pad_token_id
+        with expert_usage(engine) as usage:
+            losses = _epoch(engine, job, examples, epoch, (rank, world), pad_id=pad_id)
+        usage.reduce()
+        if rank == 0:
+            warn_of_collapse(usage, epoch)
+        metrics = {"epoch": epoch, **losses, **usage_metrics(usage)}
+        _report(engine, folder, metrics, last=epoch + 1 == config.epochs)
+
+
+def usage_metrics(usage: ExpertUsage) -> dict[str, float]:
+    """What an epoch reports of the experts: the worst layer's figures, 1 is even.
+
+    ``least_used_expert_share`` is the smallest share of an even share, 0 for an expert that got nothing;
+    ``expert_balance`` the smallest normalised entropy.
+    """
+    return {
+        "least_used_expert_share": usage.least_used().min().item(),
+        "expert_balance": usage.balance().min().item(),
+    }
+
+
+def warn_of_collapse(usage: ExpertUsage, epoch: int) -> None:
+    """Log every expert that almost no token chose in an epoch."""
+    for found in usage.collapsed():
+        logger.warning(
+            "epoch %d: expert %d of layer %d got %.2f %% of an even share of the tokens; "
+            "raise router_aux_loss_coef or lower learning_rate",
+            epoch,
+            found.expert,
+            found.layer,
+            100 * found.share,
+        )
 
 
 def load_examples(
@@ -79,13 +109,12 @@ def load_examples(
 def _example(
     workspace: Store, processor: EchoVLMProcessor, row: SnapshotRow, case: CaseRecord
 ) -> SupervisedExample:
-    pixels = tuple(
-        np.asarray(Image.open(io.BytesIO(workspace.read_bytes(image.image_key)))) for image in case.images
-    )
+    chosen = choose_images(len(case.images))
+    pixels = tuple(decode_frame(workspace.read_bytes(case.images[index].image_key)) for index in chosen)
     entities = row.parsed_entities()
     assert entities is not None, "a snapshot holds reviews with entities only"
-    target = Target(row.findings, row.impression, entities, row.boxes)
-    prepared = prepare(processor, CaseInput(case.case_id, pixels, case.organ_hint))
+    target = Target(row.findings, row.impression, entities, boxes_among_chosen(row.boxes, chosen))
+    prepared = prepare(processor, CaseInput(case.case_id, pixels, case.organ_hint, image_indices=chosen))
     return supervised_example(processor, prepared, target)
 
 
@@ -136,10 +165,11 @@ def _epoch(
     place: tuple[int, int],
     *,
     pad_id: int,
-) -> float:
+) -> dict[str, float]:
+    """Train one epoch; returns this rank's mean ``loss`` and ``aux_loss`` over its steps."""
     mine = shard(len(examples), epoch, *place, seed=job.config.seed)
     engine.train()
-    total = 0.0
+    total, aux_total = 0.0, 0.0
     starts = range(0, len(mine), job.config.batch_size)
     for start in starts:
         chosen = mine[start : start + job.config.batch_size]
@@ -153,9 +183,10 @@ def _epoch(
         engine.backward(output.loss_with_aux)
         engine.step()
         total += output.loss.item()
+        aux_total += output.aux_loss.item()
         if place[0] == 0:
             job.counter.add.remote(1, 0)
-    return total / len(starts)
+    return {"loss": total / len(starts), "aux_loss": aux_total / len(starts)}
 
 
 def _restore(engine: Any) -> int:
@@ -168,24 +199,16 @@ def _restore(engine: Any) -> int:
     return int(state["epoch"]) + 1
 
 
-def _report(engine: Any, base: Path, *, epoch: int, loss: float, last: bool) -> None:
+def _report(engine: Any, base: Path, metrics: dict[str, float], *, last: bool) -> None:
     """Checkpoint every rank's share; with the last epoch, rank 0 adds the model in its published layout."""
     from deepspeed import zero
 
     with TemporaryDirectory() as name:
         folder = Path(name)
-        engine.save_checkpoint(name, client_state={"epoch": epoch})
+        engine.save_checkpoint(name, client_state={"epoch": metrics["epoch"]})
         if last:
             with zero.GatheredParameters(list(engine.module.parameters()), modifier_rank=0):
                 if train.get_context().get_world_rank() == 0:
                     save_model(engine.module, folder / MODEL_FOLDER)
-                    _copy_companions(base, folder / MODEL_FOLDER)
-        train.report({"loss": loss, "epoch": epoch}, checkpoint=Checkpoint.from_directory(name))
-
-
-def _copy_companions(base: Path, target: Path) -> None:
-    """Tokenizer, image settings and chat template go with the weights as they are."""
-    own = {"model.safetensors.index.json", "README.md", "scores.json"}
-    for path in base.iterdir():
-        if path.suffix != ".safetensors" and path.name not in own and not (target / path.name).exists():
-            shutil.copy2(path, target / path.name)
+                    copy_companions(base, folder / MODEL_FOLDER)
+        train.report(metrics, checkpoint=Checkpoint.from_directory(name))
