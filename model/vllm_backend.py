@@ -156,9 +156,14 @@ class VllmBackend:
         prompt, config = request.prompt, self._model_config
         sizes_N = prompt.image_grid_thw.prod(axis=1)
         num_patches, tokens_N = int(sizes_N.sum()), sizes_N // self._merge**2
-        if prompt.pixel_values.shape != (num_patches, PATCH_DIM):
+        # one row's NaN reaches others through vLLM's memory of keys and values (seen in 0.32 on CPU)
+        if (
+            prompt.pixel_values.shape != (num_patches, PATCH_DIM)
+            or not np.isfinite(prompt.pixel_values).all()
+        ):
             raise RejectedError(
-                Reason.NOT_AN_IMAGE, f"expected {num_patches} patches, got {prompt.pixel_values.shape}"
+                Reason.NOT_AN_IMAGE,
+                f"expected {num_patches} finite patches, got {prompt.pixel_values.shape}",
             )
         if prompt.token_ids.count(config.image_token_id) != int(tokens_N.sum()):
             raise RejectedError(Reason.NOT_AN_IMAGE, f"expected {int(tokens_N.sum())} image tokens")
@@ -255,10 +260,13 @@ def value_probabilities(
         Entity field -> probability of its value among the admissible ones.
     """
     constraint = RowConstraint(grammar, row)
-    for token_id, step in zip(token_ids, steps, strict=True):
-        if constraint.is_finished():
+    at = 0
+    while not constraint.is_finished():
+        at += len(constraint.take_forced())
+        if at >= len(token_ids) or constraint.is_finished():
             break
         allowed = constraint.allowed()
-        shares = np.array([step.get(int(other), 0.0) for other in allowed], dtype=np.float32)
-        constraint.choose(token_id, allowed, shares)
+        shares = np.array([steps[at].get(int(other), 0.0) for other in allowed], dtype=np.float32)
+        constraint.choose(token_ids[at], allowed, shares)
+        at += 1
     return constraint.value_probabilities

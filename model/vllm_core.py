@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +21,12 @@ from sonoloop.model.vllm_plugin import CONFIG_FORMAT, register
 from sonoloop.model.vllm_settings import is_available, prepare_environment
 from sonoloop.platform.errors import ConfigError
 
-NUM_LOG_PROBS = 64
-"""Most likely tokens whose probability is asked for under a grammar: more than any field has beginnings."""
+NUM_LOG_PROBS = 128
+"""Most likely tokens whose probability is asked for under a grammar: more than any field has beginnings, and
+than a box has edges."""
 _GIB = 2**30
+_LIVE: set[int] = set()
+"""Ids of vLLM's engines in this process: the last one to go takes with it what they share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,23 @@ class VllmCore:
             self._engine = LLMEngine.from_engine_args(arguments)
         except ValueError as err:
             raise ConfigError(f"vLLM refuses the engine's settings: {str(err)[:300]}") from err
+        if has_tokenizer:
+            self._use_spelled_grammar()
+        client = self._engine.engine_core
+        client._finalizer.detach()  # it would end what the engines of a process share under the others
+        _LIVE.add(id(client.engine_core))
+        self._finalizer = weakref.finalize(self, _release, client.engine_core)
+
+    def _use_spelled_grammar(self) -> None:
+        from sonoloop.model.vllm_grammar import SpelledGuidance
+
+        manager = (
+            self._engine.engine_core.engine_core.structured_output_manager
+        )  # in this process: see settings
+        config = self._engine.vllm_config
+        manager.backend = SpelledGuidance(
+            config, tokenizer=manager.tokenizer, vocab_size=config.model_config.get_vocab_size()
+        )
 
     def submit(
         self,
@@ -187,11 +209,20 @@ class VllmCore:
             self._engine.abort_request(list(names))
 
     def close(self) -> None:
-        """Give the memory back; vLLM may then be built anew in this process."""
-        from vllm.distributed import cleanup_dist_env_and_memory
+        """Give the memory back; happens by itself when this object is dropped."""
+        self._finalizer()
+        gc.collect()
 
-        self._engine.engine_core.shutdown()
-        cleanup_dist_env_and_memory()
+
+def _release(engine: Any) -> None:
+    _LIVE.discard(id(engine))
+    if not _LIVE:
+        engine.shutdown()
+        return
+    engine.structured_output_manager.clear_backend()
+    engine.model_executor.shutdown()
+    engine.scheduler.shutdown()
+    gc.unfreeze()  # vLLM froze what it built
 
 
 def _compact(row: RowSpec) -> str:

@@ -18,10 +18,7 @@ MAY_IMPORT = {
 }
 MAX_LINES = 400
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
-NEED_VLLM = {
-    "vllm_model",
-    "vllm_registry",
-}  # subclasses of its classes; an extra, tested in its own environment
+NEED_VLLM = {"vllm_grammar", "vllm_model", "vllm_registry"}  # an extra with an environment of its own
 MODULES = [
     "sonoloop." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in FILES
