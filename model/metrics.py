@@ -6,7 +6,7 @@
   Source: Lin, ACL Workshop 2004.
 - entity macro-F1: every (field, value) that occurs in the references is a class; F1 per class over all cases,
   then the plain mean. The organ is part of each field's name and no class of its own; reference values
-  ``not assessed`` are no class.
+  ``not assessed`` are no class, nor are numbers (a size in mm).
 - edit distance: mean over cases of the word-level Levenshtein distance between draft and reference report,
   divided by the longer one's number of words, 0..1.
 - box IoU: mean over reference boxes of the best intersection over union with a drafted box of that image.
@@ -24,7 +24,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
 from sonoloop.model.prompts import format_report
-from sonoloop.platform.lexicon import NOT_ASSESSED, Entities, LesionBox
+from sonoloop.platform.lexicon import NOT_ASSESSED, Entities, LesionBox, choice_fields
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,10 @@ def _classes(entities: Entities | None) -> set[tuple[str, str]]:
         return set()
     flat = entities.flat()
     organ = flat.pop("organ")
-    return {(f"{organ}.{name}", value) for name, value in flat.items() if value != NOT_ASSESSED}
+    words = choice_fields(entities.organ)
+    return {
+        (f"{organ}.{name}", value) for name, value in flat.items() if name in words and value != NOT_ASSESSED
+    }
 
 
 def _best_iou(box: LesionBox, others: Sequence[LesionBox]) -> float:

@@ -8,6 +8,7 @@ under one of these names, followed by the control where there is one:
 |---|---|
 | no-organ | the review has no entities |
 | unknown-value | an organ outside the lexicon: no entities; another field: "not assessed" |
+| rounded-value | a number with a fraction: the nearest whole number |
 | several-values | the last one counts |
 | box-unreadable, box-outside, box-rotated | the box is left out |
 | box-clipped | the box is cut at the image's edge |
@@ -39,6 +40,9 @@ from sonoloop.platform.lexicon import (
     entities_json,
     field_values,
     fields,
+    number_range,
+    numeric_fields,
+    qualifiers,
 )
 from sonoloop.platform.records import ReviewRecord, content_id
 
@@ -60,7 +64,8 @@ class TaskReviews:
 class _Reader:
     """Reads the regions of one annotation, noting problems and origins on the way."""
 
-    def __init__(self, regions: Iterable[RawRegion], problems: Counter[str]) -> None:
+    def __init__(self, regions: Iterable[RawRegion], problems: Counter[str], drafted: frozenset[str]) -> None:
+        self.drafted = drafted
         self.by_control: dict[str, list[RawRegion]] = {}
         for region in regions:
             self.by_control.setdefault(str(region.get("from_name")), []).append(region)
@@ -96,7 +101,46 @@ class _Reader:
             if name not in flat and (lesion == "present" or name not in model.descriptors()):
                 values = field_values(organ, name)
                 flat[name] = self.choice(control_name(organ, name), name, values) or NOT_ASSESSED
+        if lesion == "present":
+            flat |= self._qualifiers(organ)
         return model.model_validate(flat)
+
+    def _qualifiers(self, organ: Organ) -> dict[str, str]:
+        """Those that were given. One that neither the draft nor the reader gave has no origin either."""
+        found: dict[str, str] = {}
+        for name in qualifiers(organ):
+            control = control_name(organ, name)
+            if control not in self.by_control and control not in self.drafted:
+                continue
+            if name in numeric_fields(organ):
+                value = self.number(control, name, *number_range(organ, name))
+            else:
+                value = self.choice(control, name, field_values(organ, name))
+            if value is not None:
+                found[name] = value
+        return found
+
+    def number(self, control: str, name: str, low: int, high: int) -> str | None:
+        """The whole number given, as text, or ``None`` where there is none or none from low to high.
+
+        An emptied number field is saved as 0; ``low`` is above 0 everywhere.
+        """
+        regions = self.by_control.get(control, [])
+        self.origins[name] = _joint_origin(regions)
+        if not regions:
+            return None
+        if len(regions) > 1:
+            self.problems[f"several-values {control}"] += 1
+        given = _number(regions[-1])
+        if given == 0:
+            return None
+        whole = None if given is None else math.floor(given + 0.5)
+        if whole is None or not low <= whole <= high:
+            self.problems[f"unknown-value {control}"] += 1
+            return None
+        if whole != given:
+            self.problems[f"rounded-value {control}"] += 1
+        return str(whole)
 
     def boxes(self, num_images: int, num_drafted: int) -> tuple[LesionBox, ...]:
         regions = self.by_control.get(BOX, [])
@@ -138,6 +182,13 @@ def _strings(region: RawRegion, key: str) -> list[str]:
     return [values] if isinstance(values, str) else [str(value) for value in values]
 
 
+def _number(region: RawRegion) -> float | None:
+    given = (region.get("value") or {}).get("number")
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        return None
+    return float(given)
+
+
 def _joint_origin(regions: list[RawRegion]) -> FieldOrigin:
     """One origin for a field: untouched only if every region is; regions without a mark are a person's."""
     if not regions:
@@ -148,15 +199,15 @@ def _joint_origin(regions: list[RawRegion]) -> FieldOrigin:
     return "prediction-changed" if origins & {"prediction", "prediction-changed"} else "manual"
 
 
-def _parent(annotation: SeenAnnotation, task: SeenTask) -> tuple[str | None, int]:
-    """Model version of the draft an annotation started from, and how many boxes that draft had."""
+def _parent(annotation: SeenAnnotation, task: SeenTask) -> tuple[str | None, list[str]]:
+    """Model version of the draft an annotation started from, and the control of each of its regions."""
     # Not the annotation's own ``prediction`` field: that one is whatever the project's current model wrote.
     for prediction in task.predictions:
         if prediction.id == annotation.parent_prediction:
             name = prediction.model_version
-            num_boxes = sum(region.get("from_name") == BOX for region in prediction.result)
-            return (model_version_of(name) if name else None), num_boxes
-    return None, 0
+            controls = [str(region.get("from_name")) for region in prediction.result]
+            return (model_version_of(name) if name else None), controls
+    return None, []
 
 
 def review_of(
@@ -175,8 +226,8 @@ def review_of(
     """
     if task.data.case_id is None or annotation.was_cancelled:
         raise ValueError(f"annotation {annotation.id} of task {task.id} is no review of a case")
-    reader = _Reader(annotation.result, problems)
-    model_version, num_drafted = _parent(annotation, task)
+    model_version, drafted = _parent(annotation, task)
+    reader = _Reader(annotation.result, problems, frozenset(drafted))
     entities = reader.entities()
     updated_at = annotation.updated_at.astimezone(UTC)
     return ReviewRecord(
@@ -189,7 +240,7 @@ def review_of(
         findings=reader.text(FINDINGS),
         impression=reader.text(IMPRESSION),
         entities=None if entities is None else entities_json(entities),
-        boxes=reader.boxes(len(task.data.images), num_drafted),
+        boxes=reader.boxes(len(task.data.images), drafted.count(BOX)),
         origins=reader.origins,
         lead_time_s=annotation.lead_time,
         created_at=annotation.created_at.astimezone(UTC),

@@ -3,7 +3,11 @@
 Images stand left, the form right. ``findings`` and ``impression`` are text areas, ``organ`` and ``lesion``
 choices, ``box`` rectangles on any of the case's images. Each further entity field is one control named
 ``<organ>_<field>`` (`control_name`), visible only while its organ is chosen and, for descriptors of a lesion,
-while ``lesion`` is ``present``. The names are a contract with every annotation already made: do not rename.
+while ``lesion`` is ``present``. The names are a contract with every annotation already made: names are only
+ever added.
+
+A lesion's qualifiers (side, place, size) stand together below its descriptors; left empty, one was not
+assessed.
 """
 
 from __future__ import annotations
@@ -12,7 +16,18 @@ import hashlib
 import xml.etree.ElementTree as ET
 from typing import get_args
 
-from sonoloop.platform.lexicon import BY_ORGAN, ORGANS, LesionStatus, Organ, field_values, fields
+from sonoloop.platform.lexicon import (
+    BY_ORGAN,
+    ORGANS,
+    LesionStatus,
+    Organ,
+    choice_fields,
+    field_values,
+    fields,
+    number_range,
+    numeric_fields,
+    qualifiers,
+)
 
 IMAGE = "image"
 FINDINGS = "findings"
@@ -24,8 +39,21 @@ BOX_LABEL = "lesion"
 CORE_CONTROLS = (FINDINGS, IMPRESSION, ORGAN, LESION, BOX)
 """Controls that every page of ours had and has; by them ours is told from others."""
 
-_TITLES = {"bi_rads": "BI-RADS"}
-_HOTKEYS = {"organ": "1234", "lesion": "567"}
+_TITLES = {
+    "bi_rads": "BI-RADS",
+    "o_rads": "O-RADS",
+    "lv_size": "LV size",
+    "lv_systolic_function": "LV function",
+    "la_size": "LA size",
+    "rv_size": "RV size",
+    "ra_size": "RA size",
+    "laterality": "Side",
+    "clock_position": "O'clock",
+    "nipple_distance_mm": "From nipple, mm",
+    "size_mm": "Size, mm",
+}
+_HOTKEYS = {"organ": "1234890", "lesion": "567"}
+"""A key for ever means the same choice: organs that came later got the keys that were left."""
 
 # `.lsf-*` are Label Studio's own class names (1.23). Without these rules each field takes four times the
 # height, so that a breast case no longer fits on a 1440x900 screen, and the pencil shows on hover only.
@@ -46,6 +74,11 @@ _STYLE = """
 .sl-row .lsf-choice__checkbox { margin: 0; font-size: 13px; line-height: 22px; }
 .sl-row .lsf-choices_hidden { display: none; }
 .sl-row .lsf-hint { opacity: 0.55; }
+.sl-place { display: flex; flex-wrap: wrap; gap: 0 10px; border-top: 1px solid rgba(128,128,128,0.25); }
+.sl-place .lsf-choices, .sl-place .lsf-number { margin: 0 !important; }
+.sl-place button, .sl-place input { height: 28px !important; padding: 0 6px !important; font-size: 13px; }
+.sl-place button { min-width: 64px; }
+.sl-place input { width: 72px; }
 """
 
 
@@ -58,10 +91,19 @@ def choice_controls() -> dict[str, tuple[str, ...]]:
     """Every choice control of the page with its admissible values, in page order."""
     controls: dict[str, tuple[str, ...]] = {ORGAN: ORGANS, LESION: get_args(LesionStatus)}
     for organ in ORGANS:
-        for field in fields(organ):
+        for field in choice_fields(organ):
             if field not in controls:
                 controls[control_name(organ, field)] = field_values(organ, field)
     return controls
+
+
+def number_controls() -> dict[str, tuple[int, int]]:
+    """Every number control of the page with its smallest and largest value, in page order."""
+    return {
+        control_name(organ, field): number_range(organ, field)
+        for organ in ORGANS
+        for field in numeric_fields(organ)
+    }
 
 
 def _title(field: str) -> str:
@@ -94,6 +136,24 @@ def _organ_fields(form: ET.Element, organ: Organ, *, of_lesion: bool) -> None:
     )
     for name in names:
         _choices(view, control_name(organ, name), _title(name), field_values(organ, name))
+    if of_lesion:
+        _qualifiers(view, organ)
+
+
+def _qualifiers(parent: ET.Element, organ: Organ) -> None:
+    place = ET.SubElement(parent, "View", className="sl-place")
+    for name in qualifiers(organ):
+        item = ET.SubElement(place, "View", className="sl-item")
+        _header(item, _title(name), size=6)
+        control = {"name": control_name(organ, name), "toName": IMAGE}
+        if name in numeric_fields(organ):
+            _, high = number_range(organ, name)
+            # From 0: an emptied field becomes 0 (Label Studio 1.23), and below "min" it blocks "Submit".
+            ET.SubElement(item, "Number", control, min="0", max=str(high), step="1")
+        else:
+            choices = ET.SubElement(item, "Choices", control, choice="single", layout="select")
+            for value in field_values(organ, name):
+                ET.SubElement(choices, "Choice", value=value)
 
 
 def _text(form: ET.Element, name: str, rows: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
 from sonoloop.platform.labelstudio.page import BOX, BOX_LABEL, FINDINGS, IMAGE, IMPRESSION, control_name
-from sonoloop.platform.lexicon import Entities, LesionBox, fields
+from sonoloop.platform.lexicon import Entities, LesionBox, numeric_fields, ordered_fields
 
 Origin = Literal["prediction", "prediction-changed", "manual"]
 
@@ -22,7 +22,7 @@ class Region(TypedDict):
     id: str
     from_name: str
     to_name: str
-    type: Literal["textarea", "choices", "rectanglelabels"]
+    type: Literal["textarea", "choices", "number", "rectanglelabels"]
     value: dict[str, Any]
     item_index: NotRequired[int]
     origin: NotRequired[Origin]
@@ -46,6 +46,21 @@ def _choice(name: str, value: str) -> Region:
     return {"id": name, "from_name": name, "to_name": IMAGE, "type": "choices", "value": {"choices": [value]}}
 
 
+def _number(name: str, value: int) -> Region:
+    return {"id": name, "from_name": name, "to_name": IMAGE, "type": "number", "value": {"number": value}}
+
+
+def _entities(entities: Entities) -> list[Region]:
+    flat, organ = entities.flat(), entities.organ
+    return [
+        _number(control_name(organ, name), int(flat[name]))
+        if name in numeric_fields(organ)
+        else _choice(control_name(organ, name), flat[name])
+        for name in ordered_fields(type(entities))
+        if name in flat
+    ]
+
+
 def _box(index: int, box: LesionBox) -> Region:
     percent = {name: 100 * getattr(box, name) for name in ("x", "y", "width", "height")}
     return {
@@ -60,12 +75,10 @@ def _box(index: int, box: LesionBox) -> Region:
 
 def regions_of(content: PageContent) -> list[Region]:
     """The regions that fill the page; an empty text gives none, so that its text area stays open."""
-    flat = content.entities.flat()
-    organ = content.entities.organ
     texts = [(FINDINGS, content.findings), (IMPRESSION, content.impression)]
     return [
         *(_text(name, text) for name, text in texts if text),
-        *(_choice(control_name(organ, name), flat[name]) for name in fields(organ) if name in flat),
+        *_entities(content.entities),
         *(_box(index, box) for index, box in enumerate(content.boxes)),
     ]
 

@@ -15,7 +15,7 @@ from sonoloop.platform.lexicon.base import Entities, Laterality, whole_number
 
 MAX_NIPPLE_DISTANCE_MM = 200
 
-NippleDistanceMm = Annotated[int, Field(ge=0, le=MAX_NIPPLE_DISTANCE_MM), BeforeValidator(whole_number)]
+NippleDistanceMm = Annotated[int, Field(ge=1, le=MAX_NIPPLE_DISTANCE_MM), BeforeValidator(whole_number)]
 
 
 class BreastEntities(Entities):
@@ -55,7 +55,7 @@ class BreastEntities(Entities):
         default=None, description="o'clock, facing the patient"
     )
     nipple_distance_mm: NippleDistanceMm | None = Field(
-        default=None, description="from the nipple to the lesion, whole mm"
+        default=None, description="from the nipple to the lesion, whole mm; behind it: central"
     )
 
     QUALIFIERS: ClassVar[tuple[str, ...]] = (

@@ -21,7 +21,7 @@ from sonoloop.platform.labelstudio.page import build_page
 from sonoloop.platform.labelstudio.predictions import prediction_of
 from sonoloop.platform.labelstudio.storage import ImageStorage
 from sonoloop.platform.labelstudio.upload import CaseUpload, upload
-from sonoloop.platform.lexicon import LesionBox, parse_entities
+from sonoloop.platform.lexicon import Entities, LesionBox, entities_json, parse_entities
 from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.stack.s3 import allow_origins, load_or_create_keys
 
@@ -33,6 +33,11 @@ ARGUMENTS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"
 THYROID = parse_entities(
     '{"organ":"thyroid","lesion":"present","composition":"spongiform","echogenicity":"hypoechoic",'
     '"shape":"wider-than-tall","margin":"smooth","echogenic_foci":"macrocalcifications"}'
+)
+BREAST = parse_entities(
+    '{"organ":"breast","lesion":"present","shape":"oval","orientation":"parallel","margin":"circumscribed",'
+    '"echo_pattern":"hypoechoic","posterior_features":"enhancement","calcifications":"absent","bi_rads":"3",'
+    '"laterality":"left","quadrant":"upper outer","clock_position":"2","nipple_distance_mm":35,"size_mm":12}'
 )
 
 pytestmark = [
@@ -51,7 +56,7 @@ def _png(width: int, height: int) -> bytes:
     return stream.getvalue()
 
 
-def _draft(case_id: str) -> DraftRecord:
+def _draft(case_id: str, entities: Entities = THYROID) -> DraftRecord:
     return DraftRecord(
         case_id=case_id,
         run_id="run",
@@ -61,7 +66,7 @@ def _draft(case_id: str) -> DraftRecord:
         status="draft",
         findings="A spongiform nodule.\nIt is smooth.",
         impression="Benign nodule.",
-        entities=THYROID.model_dump_json(),
+        entities=entities_json(entities),
         boxes=(LesionBox(image_index=1, x=0.3, y=0.3, width=0.2, height=0.2),),
         confidence=0.8,
     )
@@ -76,6 +81,17 @@ def door(stack_labelstudio) -> Iterator[LabelStudioDoor]:
 
 @pytest.fixture
 def project_id(door, stack_s3, stack_labelstudio) -> int:
+    """Two drafted thyroids."""
+    return _project(door, stack_s3, stack_labelstudio, THYROID)
+
+
+@pytest.fixture
+def breast_project_id(door, stack_s3, stack_labelstudio) -> int:
+    """Two drafted breasts, the lesion with side, place and size."""
+    return _project(door, stack_s3, stack_labelstudio, BREAST)
+
+
+def _project(door, stack_s3, stack_labelstudio, entities: Entities) -> int:
     """A project with two drafted cases of two images each, shown from S3 by presigned URL."""
     bucket, keys = stack_s3.bucket(), load_or_create_keys(stack_s3.folder)
     allow_origins(stack_s3.client, bucket, (stack_labelstudio.url,))
@@ -92,8 +108,8 @@ def project_id(door, stack_s3, stack_labelstudio) -> int:
         project.id,
         [
             CaseUpload(
-                {"case_id": case_id, "images": images, "organ_hint": "thyroid", "scanner": "Phantom"},
-                prediction_of(_draft(case_id)),
+                {"case_id": case_id, "images": images, "organ_hint": "not known", "scanner": "Phantom"},
+                prediction_of(_draft(case_id, entities)),
             )
             for case_id in ("case-1", "case-2")
         ],
@@ -171,7 +187,7 @@ def test_choosing_another_organ_shows_its_fields_and_no_lesion_hides_the_descrip
     page.locator(".sl-row label", has_text=re.compile("^liver")).click()
     page.locator(".sl-row:visible h4", has_text="Parenchyma").wait_for()
     assert page.locator(".sl-row:visible h4", has_text="Composition").count() == 0
-    page.locator(".sl-row label", has_text=re.compile("^absent")).first.click()
+    page.locator(".sl-row:visible label", has_text=re.compile("^absent")).first.click()
     page.locator(".sl-row:visible h4", has_text="Echogenicity").wait_for(state="hidden")
     assert page.locator(".sl-row:visible h4").all_inner_texts() == ["Organ", "Parenchyma", "Lesion"]
 
@@ -205,3 +221,48 @@ def test_an_edited_and_submitted_task_comes_back_as_a_review_of_its_draft(
     )
     assert review.lead_time_s is not None
     assert review.lead_time_s > 0
+
+
+def test_side_place_and_size_fit_below_a_breast_lesion_and_come_back_as_corrected(
+    page, door, breast_project_id, stack_labelstudio
+) -> None:
+    _open_stream(page, stack_labelstudio.url, breast_project_id)
+    place = page.locator(".sl-place:visible")
+    assert place.locator("h4").all_inner_texts() == [
+        "Side",
+        "Quadrant",
+        "O'clock",
+        "From nipple, mm",
+        "Size, mm",
+    ]
+    assert place.locator("button").all_inner_texts() == ["left", "upper outer", "2"]
+    box, submit = place.bounding_box(), page.get_by_test_id("bottombar-submit-button").bounding_box()
+    assert box["y"] + box["height"] <= submit["y"], "the form does not fit on the screen"
+
+    place.locator("button").nth(0).click()
+    page.get_by_test_id("select-option-left").click()  # the chosen one again: takes it away
+    page.keyboard.press("Escape")
+    place.locator("button").nth(2).click()
+    page.get_by_test_id("select-option-11").click()
+    page.locator("input[name=breast_nipple_distance_mm]").fill("")
+    page.locator("input[name=breast_size_mm]").fill("13")
+    with page.expect_response(re.compile("/api/tasks/.*/annotations")) as saved:
+        page.get_by_test_id("bottombar-submit-button").click()
+    assert saved.value.status == 201
+
+    (task,) = door.changes(breast_project_id, None).tasks
+    found = reviews_of([task], SecretStr("a key of a test, long enough"))
+    assert not found.problems
+    (review,) = found.reviews
+    entities = review.parsed_entities()
+    assert entities is not None
+    expected = {**BREAST.flat(), "clock_position": "11", "size_mm": "13"}
+    del expected["laterality"], expected["nipple_distance_mm"]
+    assert entities.flat() == expected
+    changed = {name: origin for name, origin in review.origins.items() if origin != "prediction"}
+    assert changed == {
+        "laterality": "missing",
+        "clock_position": "prediction-changed",
+        "nipple_distance_mm": "prediction-changed",
+        "size_mm": "prediction-changed",
+    }

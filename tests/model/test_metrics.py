@@ -59,6 +59,18 @@ def test_no_draft_scores_zero_and_is_counted() -> None:
     assert scores.edit_distance == 1.0
 
 
+def test_a_side_is_a_class_but_a_size_in_mm_is_none() -> None:
+    def cyst(**where: object) -> Entities:
+        return KidneyEntities.model_validate({**kidney().flat(), "lesion": "present", **CYST, **where})
+
+    found = entity_f1([cyst(laterality="left", size_mm=12)], [cyst(laterality="left", size_mm=13)])
+    assert found[("kidney.laterality", "left")] == 1.0
+    assert set(found.values()) == {1.0}
+    assert not any("size" in name for name, _ in found)
+    one, other = (described("x", cyst(size_mm=size)) for size in (12, 13))
+    assert num_edits(one, other) == 1
+
+
 def test_macro_f1_by_hand() -> None:
     drafts = [liver("normal"), liver("normal"), liver("coarse"), kidney("dilated")]
     references = [liver("normal"), liver("coarse"), liver("coarse"), kidney("not dilated")]

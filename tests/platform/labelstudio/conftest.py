@@ -12,7 +12,17 @@ from sonoloop.platform.labelstudio.client import LabelStudioDoor
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.labelstudio.predictions import prediction_of
 from sonoloop.platform.labelstudio.upload import CaseUpload
-from sonoloop.platform.lexicon import BY_ORGAN, LesionBox, Organ, entities_json, field_values, fields
+from sonoloop.platform.lexicon import (
+    BY_ORGAN,
+    LesionBox,
+    Organ,
+    entities_json,
+    field_values,
+    fields,
+    number_range,
+    numeric_fields,
+    qualifiers,
+)
 from sonoloop.platform.records import DraftRecord
 
 MakeDraft = Callable[..., DraftRecord]
@@ -27,6 +37,7 @@ def _draft(
     pick: int = 0,
     version: str = "nano/1",
     boxes: tuple[LesionBox, ...] = (LesionBox(image_index=0, x=0.31, y=0.27, width=0.2, height=0.25),),
+    qualified: bool = False,
 ) -> DraftRecord:
     model = BY_ORGAN[organ]
     values = {
@@ -34,6 +45,8 @@ def _draft(
         for name in fields(organ)
         if lesion == "present" or name not in model.descriptors()
     }
+    if qualified and lesion == "present":
+        values |= {name: _qualifier(organ, name, pick) for name in qualifiers(organ)}
     entities = model.model_validate({**values, "organ": organ, "lesion": lesion})
     return DraftRecord(
         case_id=case_id,
@@ -50,9 +63,16 @@ def _draft(
     )
 
 
+def _qualifier(organ: Organ, name: str, pick: int) -> str:
+    if name in numeric_fields(organ):
+        low, high = number_range(organ, name)
+        return str((low, high, low + 11, high - 11)[pick % 4])
+    return field_values(organ, name)[pick % len(field_values(organ, name))]
+
+
 @pytest.fixture(scope="session")
 def draft() -> MakeDraft:
-    """Makes drafts; ``pick`` chooses which value each field has."""
+    """Makes drafts; ``pick`` chooses which value each field has, ``qualified`` gives side, place and size."""
     return _draft
 
 

@@ -54,12 +54,13 @@ def _untouched(draft: DraftRecord) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("organ", ORGANS)
 @pytest.mark.parametrize("lesion", ["present", "absent", NOT_ASSESSED])
 @pytest.mark.parametrize("pick", range(4))
-def test_an_untouched_draft_comes_back_as_it_went(draft, organ, lesion, pick) -> None:
+@pytest.mark.parametrize("qualified", [False, True])
+def test_an_untouched_draft_comes_back_as_it_went(draft, organ, lesion, pick, qualified) -> None:
     boxes = (
         LesionBox(image_index=0, x=0.1, y=0.2, width=1 / 3, height=0.07),
         LesionBox(image_index=1, x=0, y=0, width=1, height=1),
     )
-    sent = draft(organ=organ, lesion=lesion, pick=pick, boxes=boxes)
+    sent = draft(organ=organ, lesion=lesion, pick=pick, boxes=boxes, qualified=qualified)
     review, problems = _review(sent, _untouched(sent))
     assert not problems
     assert (review.findings, review.impression, review.entities) == (
@@ -91,6 +92,74 @@ def test_origins_tell_untouched_edited_manual_and_missing_fields_apart(draft) ->
     entities = review.parsed_entities()
     assert entities is not None
     assert entities.flat()["margin"] == NOT_ASSESSED
+
+
+def _with(result: list[dict[str, Any]], control: str, value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The regions with one control's value replaced."""
+    return [{**r, "value": value} if r["from_name"] == control else r for r in result]
+
+
+def test_side_place_and_size_that_a_reader_adds_are_read_and_manual(draft) -> None:
+    sent = draft(organ="kidney")
+    added = [
+        {"from_name": "kidney_laterality", "value": {"choices": ["right"]}},
+        {"from_name": "kidney_size_mm", "value": {"number": 23}},
+    ]
+    review, problems = _review(sent, [*_untouched(sent), *added])
+    assert not problems
+    entities = review.parsed_entities()
+    assert entities is not None
+    assert entities.flat() == {**sent.parsed_entities().flat(), "laterality": "right", "size_mm": "23"}
+    assert review.origins["laterality"] == review.origins["size_mm"] == "manual"
+    assert "pole" not in review.origins  # neither drafted nor read: nothing to correct
+
+
+def test_a_qualifier_that_a_reader_takes_away_is_missing(draft) -> None:
+    sent = draft(organ="kidney", qualified=True)
+    result = [r for r in _untouched(sent) if r["from_name"] != "kidney_pole"]
+    review, problems = _review(sent, _with(result, "kidney_size_mm", {"number": 0}))
+    assert not problems
+    entities = review.parsed_entities()
+    assert entities is not None
+    assert {"laterality", "pole", "size_mm"} & set(entities.flat()) == {"laterality"}
+    assert review.origins["pole"] == "missing"
+
+
+@pytest.mark.parametrize(
+    ("value", "size", "problem"),
+    [
+        ({"number": 12.4}, "12", "rounded-value"),
+        ({"number": 12.5}, "13", "rounded-value"),
+        ({"number": 400}, "400", None),
+        ({"number": 401}, None, "unknown-value"),
+        ({"number": -3}, None, "unknown-value"),
+        ({"number": float("nan")}, None, "unknown-value"),
+        ({"number": True}, None, "unknown-value"),
+        ({"number": "12"}, None, "unknown-value"),
+        ({}, None, "unknown-value"),
+    ],
+)
+def test_numbers_the_page_would_not_take_are_rounded_or_left_out_and_counted(
+    draft, value, size, problem
+) -> None:
+    sent = draft(organ="liver", qualified=True)
+    review, problems = _review(sent, _with(_untouched(sent), "liver_size_mm", value))
+    entities = review.parsed_entities()
+    assert entities is not None
+    assert entities.flat().get("size_mm") == size
+    assert problems == ({f"{problem} liver_size_mm": 1} if problem else {})
+
+
+def test_a_place_outside_the_lexicon_is_left_out_and_of_two_sizes_the_last_counts(draft) -> None:
+    sent = draft(organ="liver", qualified=True)
+    result = _with(_untouched(sent), "liver_segment", {"choices": ["IX"]})
+    result.append({"from_name": "liver_size_mm", "value": {"number": 7}})
+    review, problems = _review(sent, result)
+    entities = review.parsed_entities()
+    assert entities is not None
+    assert "segment" not in entities.flat()
+    assert entities.flat()["size_mm"] == "7"
+    assert problems == {"unknown-value liver_segment": 1, "several-values liver_size_mm": 1}
 
 
 def test_a_deleted_box_shows_in_the_origin_though_label_studio_keeps_no_trace(draft) -> None:
@@ -136,7 +205,7 @@ def test_an_unknown_or_missing_organ_gives_a_review_without_entities(draft) -> N
 
 
 def test_descriptors_of_another_organ_or_of_no_lesion_are_left_out(draft) -> None:
-    sent = draft(organ="thyroid")
+    sent = draft(organ="thyroid", qualified=True)
     result = _untouched(sent)
     for region in result:
         if region["from_name"] == "lesion":

@@ -39,6 +39,15 @@ def test_a_score_that_is_given_is_the_predictions_and_must_fit(draft) -> None:
         prediction_of(draft(), score=1.5)
 
 
+def test_side_and_place_are_choices_and_a_size_is_a_number(draft) -> None:
+    drafted = draft(organ="kidney", qualified=True, pick=2)
+    regions = {r["from_name"]: r for r in prediction_of(drafted)["result"]}
+    assert list(regions)[-4:] == ["kidney_laterality", "kidney_pole", "kidney_size_mm", "box"]
+    assert regions["kidney_pole"]["value"] == {"choices": ["lower pole"]}
+    assert regions["kidney_size_mm"]["type"] == "number"
+    assert regions["kidney_size_mm"]["value"] == {"number": 12}
+
+
 def test_boxes_are_percent_of_the_image_they_lie_on(draft) -> None:
     boxes = (LesionBox(image_index=2, x=0.1, y=0.25, width=0.5, height=0.75),)
     region = prediction_of(draft(boxes=boxes))["result"][-1]
