@@ -13,7 +13,6 @@ from sonoloop.jobs.drafting import write_drafts
 from sonoloop.jobs.output import ConfigOption, JsonOption, progress, show
 from sonoloop.jobs.progress import counted
 from sonoloop.jobs.runs import Run, ray_session, stage, start_run, unfinished
-from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.platform import registry
 from sonoloop.platform.errors import CountError, NothingToDoError, TooManyRejectionsError
 from sonoloop.platform.records import CaseRecord, DraftRecord, content_id
@@ -72,18 +71,18 @@ def run_annotate(
     """
     workspace = config.open_workspace()
     version = registry.resolve(workspace, config.model.name, model)
-    key = content_id(version, PROMPT_VERSION, settings_hash(config.annotate), length=12)
+    key = content_id(version, config.annotate.prompt_version, settings_hash(config.annotate), length=12)
     interrupted = unfinished(workspace, "annotate", key)
     rows: list[DraftRecord] = []
     seconds = 0.0
-    chosen = _undrafted(workspace, version, case_ids, retry_rejected)[:limit]
+    chosen = _undrafted(workspace, config, version, case_ids, retry_rejected)[:limit]
     if interrupted is None and not chosen:
         return _summary(version, [], seconds=0.0, resumed=False)
     with ray_session(config.ray):
         if interrupted is not None:
             progress.print(f"annotate: continuing interrupted run {interrupted.run_id}")
             rows, seconds = _draft(workspace, config, interrupted, version)
-            chosen = _undrafted(workspace, version, case_ids, retry_rejected)[:limit]
+            chosen = _undrafted(workspace, config, version, case_ids, retry_rejected)[:limit]
         if chosen:
             fresh, taken = _draft(workspace, config, _begin(workspace, config, key, chosen), version)
             rows, seconds = rows + fresh, seconds + taken
@@ -97,12 +96,12 @@ def run_annotate(
 
 
 def _undrafted(
-    workspace: Store, version: str, case_ids: frozenset[str] | None, retry_rejected: bool
+    workspace: Store, config: Config, version: str, case_ids: frozenset[str] | None, retry_rejected: bool
 ) -> list[CaseRecord]:
     cases = read_cases(workspace)
     if not cases:
         raise NothingToDoError(f"{workspace.uri} holds no cases; run `sonoloop index` first")
-    drafts = read_drafts(workspace, model_version=version, prompt_version=PROMPT_VERSION)
+    drafts = read_drafts(workspace, model_version=version, prompt_version=config.annotate.prompt_version)
     done = {d.case_id for d in drafts if d.status == "draft" or not retry_rejected}
     wanted = (case for case in cases if case_ids is None or case.case_id in case_ids)
     return [case for case in wanted if case.case_id not in done]
@@ -124,7 +123,7 @@ def _draft(workspace: Store, config: Config, run: Run, version: str) -> tuple[li
             workspace,
             run,
             model_version=version,
-            prompt_version=PROMPT_VERSION,
+            prompt_version=config.annotate.prompt_version,
             config=config.annotate,
             counter=counter,
         )

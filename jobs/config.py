@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sonoloop.model.engine_config import EngineConfig
+from sonoloop.model.prompts import draft_recipe
 from sonoloop.platform.archive.index_object import IndexConfig
 from sonoloop.platform.cluster import RayConfig
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
@@ -37,6 +38,11 @@ class AnnotateConfig(Section):
         default=0.5, ge=0, le=1, description="share of rejected cases that fails the run"
     )
     engine: EngineConfig = EngineConfig()
+
+    @property
+    def prompt_version(self) -> str:
+        """What drafts made with this configuration are keyed by, beside the model version."""
+        return draft_recipe(self.engine.language).id
 
 
 class PushConfig(Section):

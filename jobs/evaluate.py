@@ -16,7 +16,6 @@ from sonoloop.jobs.runs import ray_session
 from sonoloop.jobs.snapshot import SnapshotRow, read_snapshot
 from sonoloop.model.calibration import CalibrationFigures
 from sonoloop.model.metrics import Described, Scores, num_edits, score
-from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.platform import registry
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.records import DraftRecord, ReviewRecord
@@ -122,7 +121,8 @@ def _evaluated(
     config: Config, workspace: Store, version: str, snapshot: str, rows: list[SnapshotRow]
 ) -> Evaluation:
     run_annotate(config, model=version, case_ids=frozenset(row.case_id for row in rows))
-    found = read_drafts(workspace, model_version=version, prompt_version=PROMPT_VERSION)
+    prompt_version = config.annotate.prompt_version
+    found = read_drafts(workspace, model_version=version, prompt_version=prompt_version)
     by_case = {draft.case_id: draft for draft in found}
     drafts = [described_draft(by_case.get(row.case_id)) for row in rows]
     references = [described_review(row) for row in rows]
@@ -130,12 +130,12 @@ def _evaluated(
     edits = [num_edits(d or nothing, r) for d, r in zip(drafts, references, strict=True)]
     evaluation = Evaluation(
         model_version=version,
-        prompt_version=PROMPT_VERSION,
+        prompt_version=prompt_version,
         snapshot=snapshot,
         scores=score(drafts, references),
         edits_per_case=sum(edits) / len(edits),
         calibration=calibrate(
-            workspace, version, PROMPT_VERSION, snapshot=snapshot, drafts=by_case, rows=rows
+            workspace, version, prompt_version, snapshot=snapshot, drafts=by_case, rows=rows
         ),
     )
     name, _, number = version.partition("/")

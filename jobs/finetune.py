@@ -90,9 +90,10 @@ def _train(
     job = config.finetune
     os.environ.setdefault(POLL_VARIABLE, "0.2")
     with counted("finetune steps", _num_steps(config, snapshot)) as counter:
+        task = TrainingTask(workspace, base, snapshot.name, job, config.annotate.engine, counter)
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"task": TrainingTask(workspace, base, snapshot.name, job, counter)},
+            train_loop_config={"task": task},
             torch_config=TorchConfig(backend="nccl" if job.use_gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=job.num_workers,

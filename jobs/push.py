@@ -14,7 +14,6 @@ from sonoloop.jobs.labelstudio import image_storage, open_project
 from sonoloop.jobs.output import ConfigOption, JsonOption, progress, show
 from sonoloop.jobs.runs import stage
 from sonoloop.model.calibration import case_confidence
-from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.platform import registry
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.labelstudio.predictions import prediction_of, task_data, version_name
@@ -63,11 +62,12 @@ def run_push(config: Config, *, budget: int | None = None) -> PushSummary:
     """
     workspace = config.open_workspace()
     version = registry.resolve(workspace, config.model.name)
-    drafts = read_drafts(workspace, model_version=version, prompt_version=PROMPT_VERSION)
+    prompt_version = config.annotate.prompt_version
+    drafts = read_drafts(workspace, model_version=version, prompt_version=prompt_version)
     drafted = {draft.case_id: draft for draft in drafts if draft.status == "draft"}
     if not drafted:
         raise NothingToDoError(f"model {version} has no drafts to show; run `sonoloop annotate` first")
-    calibrator = read_calibrator(workspace, version, PROMPT_VERSION)
+    calibrator = read_calibrator(workspace, version, prompt_version)
     with open_project(config) as (door, project), stage("push") as counts:
         door.ensure_storage(project.id, image_storage(workspace))
         with_task = {task.data.case_id for task in door.all_tasks(project.id)}
@@ -79,7 +79,7 @@ def run_push(config: Config, *, budget: int | None = None) -> PushSummary:
             uploads,
             on_progress=lambda done: progress.print(f"push: {done} more of {len(uploads)} cases"),
         )
-        shown, least_sure_first = version_name(version, PROMPT_VERSION), config.push.order == "uncertain"
+        shown, least_sure_first = version_name(version, prompt_version), config.push.order == "uncertain"
         door.use_version(project.id, shown, least_sure_first=least_sure_first)
         counts.update(cases=len(uploads), tasks=result.num_new_tasks)
     return PushSummary(

@@ -22,6 +22,7 @@ from sonoloop.jobs.config import FinetuneConfig
 from sonoloop.jobs.snapshot import SnapshotRow, read_snapshot
 from sonoloop.model.checkpoint import copy_companions, load_model, save_model
 from sonoloop.model.chosen import boxes_among_chosen, choose_images
+from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.expert_usage import ExpertUsage, expert_usage
 from sonoloop.model.frames import decode_frame
 from sonoloop.model.processor import CaseInput, EchoVLMProcessor, prepare
@@ -43,6 +44,8 @@ class TrainingTask:
     base: str
     snapshot: str
     config: FinetuneConfig
+    reading: EngineConfig
+    """How drafting reads and words a case; training does the same."""
     counter: Any
 
 
@@ -52,8 +55,9 @@ def train_worker(task: dict[str, TrainingTask]) -> None:
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     folder = registry.fetch(job.workspace, job.base)
-    processor = EchoVLMProcessor.from_folder(folder)
-    examples = load_examples(job.workspace, processor, read_snapshot(job.workspace, job.snapshot, "train"))
+    processor = EchoVLMProcessor.from_folder(folder, max_pixels=job.reading.max_pixels)
+    rows = read_snapshot(job.workspace, job.snapshot, "train")
+    examples = load_examples(job.workspace, processor, rows, job.reading)
     config = job.config
     steps = math.ceil(len(examples) / (world * config.batch_size))
     model = load_model(folder, dtype=torch.float32)
@@ -95,7 +99,7 @@ def warn_of_collapse(usage: ExpertUsage, epoch: int) -> None:
 
 
 def load_examples(
-    workspace: Store, processor: EchoVLMProcessor, rows: list[SnapshotRow]
+    workspace: Store, processor: EchoVLMProcessor, rows: list[SnapshotRow], reading: EngineConfig
 ) -> list[SupervisedExample]:
     """Reviews as training examples, in the order of the rows.
 
@@ -103,19 +107,19 @@ def load_examples(
         RejectedError: a case's images cannot be prepared; a snapshot with gaps is not trained on.
     """
     cases = {case.case_id: case for case in read_cases(workspace)}
-    return [_example(workspace, processor, row, cases[row.case_id]) for row in rows]
+    return [_example(workspace, processor, row, cases[row.case_id], reading) for row in rows]
 
 
 def _example(
-    workspace: Store, processor: EchoVLMProcessor, row: SnapshotRow, case: CaseRecord
+    workspace: Store, processor: EchoVLMProcessor, row: SnapshotRow, case: CaseRecord, reading: EngineConfig
 ) -> SupervisedExample:
-    chosen = choose_images(len(case.images))
+    chosen = choose_images(len(case.images), reading.max_images)
     pixels = tuple(decode_frame(workspace.read_bytes(case.images[index].image_key)) for index in chosen)
     entities = row.parsed_entities()
     assert entities is not None, "a snapshot holds reviews with entities only"
     target = Target(row.findings, row.impression, entities, boxes_among_chosen(row.boxes, chosen))
     prepared = prepare(processor, CaseInput(case.case_id, pixels, case.organ_hint, image_indices=chosen))
-    return supervised_example(processor, prepared, target)
+    return supervised_example(processor, prepared, target, reading.language)
 
 
 def shard(num_examples: int, epoch: int, rank: int, world: int, *, seed: int) -> list[int]:

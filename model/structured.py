@@ -103,7 +103,7 @@ class RowConstraint:
 
     @property
     def value_probabilities(self) -> dict[str, float]:
-        """Entity field -> probability of its value among the admissible ones; only where there was a choice."""
+        """Entity field -> probability of its value among the admissible ones, where there was a choice."""
         return self._meter.probabilities()
 
     def is_finished(self) -> bool:

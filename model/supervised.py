@@ -93,7 +93,9 @@ def conversation_pieces(
     ]
 
 
-def supervised_example(processor: EchoVLMProcessor, case: PreparedCase, target: Target) -> SupervisedExample:
+def supervised_example(
+    processor: EchoVLMProcessor, case: PreparedCase, target: Target, language: Language = "en"
+) -> SupervisedExample:
     """Build the conversation of one case with its target.
 
     Raises:
@@ -103,7 +105,7 @@ def supervised_example(processor: EchoVLMProcessor, case: PreparedCase, target: 
         raise ValueError(f"a box names an image beyond the case's {len(case.image_grid_thw)}")
     ids: list[int] = []
     labels: list[int] = []
-    for text, is_answer in conversation_pieces(processor, case, target):
+    for text, is_answer in conversation_pieces(processor, case, target, language):
         piece = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         ids += piece
         labels += piece if is_answer else [IGNORED] * len(piece)
