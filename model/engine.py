@@ -160,11 +160,12 @@ class DraftingEngine(Generic[B]):
         )
         self._check_length(len(token_ids))
         between = between_answers(self.processor, num_images, case.organ_hint, language)
+        row = RowSpec(case.organ_hint, num_images)
         report = Turn(self.config.max_report_tokens)
         entities = Turn(
-            self.config.max_entities_tokens,
+            min(self.config.max_entities_tokens, row.max_tokens()),
             text_ids=tuple(self.processor.tokenizer(between, add_special_tokens=False)["input_ids"]),
-            constraint=RowSpec(case.organ_hint, num_images),
+            constraint=row,
         )
         return Request(Prompt(token_ids, case.pixel_values, case.image_grid_thw), (report, entities))
 

@@ -20,7 +20,7 @@ from llguidance.hf import from_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from sonoloop.model.value_probabilities import ValueMeter
-from sonoloop.platform.lexicon import ORGANS, Organ, generation_schema
+from sonoloop.platform.lexicon import ORGANS, Organ, generation_schema, longest_text
 
 TokenIds = npt.NDArray[np.int64]
 
@@ -35,6 +35,10 @@ class RowSpec:
     def schema(self) -> str:
         """The JSON schema of this row's entities and boxes."""
         return json.dumps(generation_schema(self.organs(), num_images=self.num_images))
+
+    def max_tokens(self) -> int:
+        """Tokens within which any tokenizer can finish: a token per byte of the longest text, and the end."""
+        return longest_text(self.organs(), num_images=self.num_images) + 1
 
     def organs(self) -> tuple[Organ, ...]:
         """The organs that the row may name."""
@@ -99,7 +103,8 @@ class RowConstraint:
         self._grammar = grammar
         self._matcher = grammar.matcher(row)
         self._meter = ValueMeter(row.organs())
-        self._text = b""
+        self.text = b""
+        """Bytes written so far."""
 
     @property
     def value_probabilities(self) -> dict[str, float]:
@@ -140,7 +145,7 @@ class RowConstraint:
             return
         if len(allowed) > 1:
             self._meter.note(
-                self._text,
+                self.text,
                 bytes(self._matcher.compute_ff_bytes()),
                 {int(i): self._grammar.spelling([int(i)]) for i in allowed},
                 probabilities,
@@ -150,4 +155,4 @@ class RowConstraint:
 
     def _consume(self, token_ids: list[int]) -> None:
         self._matcher.consume_tokens(token_ids)
-        self._text += self._grammar.spelling(token_ids)
+        self.text += self._grammar.spelling(token_ids)

@@ -3,14 +3,28 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from sonoloop.model.processor import EchoVLMProcessor
-from sonoloop.model.structured import EntitiesConstraint, EntitiesGrammar, RowSpec
+from sonoloop.model.processor import END_OF_TURN, EchoVLMProcessor
+from sonoloop.model.structured import EntitiesGrammar, RowConstraint, RowSpec
 from sonoloop.platform.lexicon import ORGANS, Organ, parse_generated
 
-MAX_TOKENS = 512
+SPECS = [RowSpec((*ORGANS, None)[index % (len(ORGANS) + 1)], 1 + index % 8) for index in range(1000)]
+
+
+def bytes_only_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer without one merge: a token per byte, the longest spelling that there is."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: index for index, letter in enumerate(letters)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.add_special_tokens({"additional_special_tokens": [END_OF_TURN]})
+    return fast
 
 
 @pytest.fixture(scope="module")
@@ -23,41 +37,56 @@ def grammar(processor: EchoVLMProcessor) -> EntitiesGrammar:
     )
 
 
-def _walk(grammar: EntitiesGrammar, rows: list[RowSpec], seed: int) -> tuple[list[list[int]], list[float]]:
-    """Greedy decoding over random logits: a model that knows nothing."""
-    generator = torch.Generator().manual_seed(seed)
-    constraint = EntitiesConstraint(grammar, rows)
-    ids = torch.zeros((len(rows), 1), dtype=torch.int64)
-    for _ in range(MAX_TOKENS):
-        scores = torch.randn((len(rows), grammar.vocab_size), generator=generator)
-        ids = torch.cat([ids, constraint(ids, scores).argmax(dim=-1, keepdim=True)], dim=1)
-        if (ids[:, -1] == grammar.end_id).all():
+def softmax(scores_A: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    powers_A = np.exp(scores_A - scores_A.max())
+    return (powers_A / powers_A.sum()).astype(np.float32)
+
+
+def walk(grammar: EntitiesGrammar, row: RowSpec, rng: np.random.Generator) -> tuple[list[int], RowConstraint]:
+    """Greedy decoding over random logits, a model that knows nothing, within the row's budget of tokens."""
+    constraint = RowConstraint(grammar, row)
+    token_ids = constraint.take_forced()
+    while not constraint.is_finished() and len(token_ids) < row.max_tokens():
+        allowed = constraint.allowed()
+        scores_A = rng.normal(size=len(allowed))
+        chosen = int(allowed[scores_A.argmax()])
+        if chosen == grammar.end_id:
             break
-    answers = [row[1:] for row in ids.tolist()]
-    return [row[: row.index(grammar.end_id)] for row in answers], constraint.confidences()
+        constraint.choose(chosen, allowed, softmax(scores_A))
+        token_ids += [chosen, *constraint.take_forced()]
+    return token_ids, constraint
 
 
-def test_two_hundred_random_walks_are_valid_entities(
-    processor: EchoVLMProcessor, grammar: EntitiesGrammar
+@pytest.mark.parametrize("spelled_by", ["nano", "single bytes"])
+def test_a_thousand_random_walks_of_a_thousand_are_valid_within_the_budget(
+    processor: EchoVLMProcessor, grammar: EntitiesGrammar, spelled_by: str
 ) -> None:
-    rows = [RowSpec((*ORGANS, None)[index % 5], 1 + index % 3) for index in range(200)]
-    answers, confidences = _walk(grammar, rows, seed=0)
+    tokenizer = processor.tokenizer
+    if spelled_by == "single bytes":
+        tokenizer = bytes_only_tokenizer()
+        end_id = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+        grammar = EntitiesGrammar(tokenizer, vocab_size=len(tokenizer), end_id=end_id)
+    rng = np.random.default_rng(0)
     seen = set()
-    for row, answer in zip(rows, answers, strict=True):
-        text = processor.tokenizer.decode(answer)
+    for row in SPECS:
+        token_ids, constraint = walk(grammar, row, rng)
+        text = tokenizer.decode(token_ids)
         entities, boxes = parse_generated(text, num_images=row.num_images)
         assert row.organ in (None, entities.organ)
         assert all(box.image_index < row.num_images for box in boxes)
         assert text == json.dumps(json.loads(text), separators=(",", ":"))
+        assert len(token_ids) < row.max_tokens()
+        assert set(constraint.value_probabilities) <= {*entities.flat(), "boxes"}
+        assert all(0 < value <= 1 for value in constraint.value_probabilities.values())
         seen.add((entities.organ, entities.lesion))
-    assert len(seen) >= 8
-    assert all(0 < confidence <= 1 for confidence in confidences)
+    assert len(seen) == 3 * len(ORGANS)
 
 
 def test_an_unknown_organ_leaves_the_choice_to_the_model(
     processor: EchoVLMProcessor, grammar: EntitiesGrammar
 ) -> None:
-    answers, _ = _walk(grammar, [RowSpec(None, 1)] * 40, seed=1)
+    rng = np.random.default_rng(1)
+    answers = [walk(grammar, RowSpec(None, 1), rng)[0] for _ in range(40)]
     organs = {json.loads(processor.tokenizer.decode(answer))["organ"] for answer in answers}
     assert len(organs) >= 3
 
@@ -66,57 +95,52 @@ def test_an_unknown_organ_leaves_the_choice_to_the_model(
 def test_forced_text_is_spelled_as_in_training(
     processor: EchoVLMProcessor, grammar: EntitiesGrammar, organ: Organ
 ) -> None:
-    answers, _ = _walk(grammar, [RowSpec(organ, 1)] * 8, seed=2)
-    start = processor.tokenizer(f'{{"organ":"{organ}","lesion', add_special_tokens=False)["input_ids"][:2]
-    assert all(answer[:2] == start for answer in answers)
+    forced = RowConstraint(grammar, RowSpec(organ, 1)).take_forced()
+    answer, _ = walk(grammar, RowSpec(organ, 1), np.random.default_rng(2))
+    as_trained = processor.tokenizer(processor.tokenizer.decode(answer), add_special_tokens=False)["input_ids"]
+    assert len(forced) >= 2
+    assert forced == answer[: len(forced)] == as_trained[: len(forced)]
 
 
-def test_after_the_end_only_the_end_is_left(grammar: EntitiesGrammar, processor: EchoVLMProcessor) -> None:
-    matcher = grammar.matcher(RowSpec("breast", 1))
-    text = '{"organ":"breast","lesion":"absent"}'
-    for token_id in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
-        allowed, _ = grammar.allowed(matcher)
-        assert allowed[token_id]
-        assert matcher.consume_token(token_id)
-    for _ in range(3):
-        allowed, is_choice = grammar.allowed(matcher)
-        assert allowed.nonzero().flatten().tolist() == [grammar.end_id]
-        assert not is_choice
-        matcher.consume_token(grammar.end_id)
+def test_after_the_end_only_the_end_is_left(grammar: EntitiesGrammar) -> None:
+    constraint = RowConstraint(grammar, RowSpec("breast", 1))
+    constraint.take_forced()
+    rng = np.random.default_rng(3)
+    while not constraint.is_finished():
+        allowed = constraint.allowed()
+        shares = softmax(rng.normal(size=len(allowed)))
+        constraint.choose(int(allowed[shares.argmax()]), allowed, shares)
+    assert constraint.allowed().tolist() == [grammar.end_id]
+    assert constraint.take_forced() == []
+
+
+def probability_of_lesion(grammar: EntitiesGrammar, processor: EchoVLMProcessor, sharpness: float) -> float:
+    """A model that gives the right next token of one text ``sharpness`` more than all others."""
+    wanted = processor.tokenizer('{"organ":"breast","lesion":"absent"}', add_special_tokens=False)["input_ids"]
+    constraint = RowConstraint(grammar, RowSpec("breast", 1))
+    at = len(constraint.take_forced())
+    while not constraint.is_finished():
+        allowed = constraint.allowed()
+        shares = softmax(np.where(allowed == wanted[at], sharpness, 0.0))
+        constraint.choose(wanted[at], allowed, shares)
+        at += 1 + len(constraint.take_forced())
+    return constraint.value_probabilities["lesion"]
 
 
 def test_a_certain_model_is_confident_and_an_undecided_one_is_not(
     processor: EchoVLMProcessor, grammar: EntitiesGrammar
 ) -> None:
-    text = '{"organ":"breast","lesion":"absent"}'
-    wanted = [*processor.tokenizer(text, add_special_tokens=False)["input_ids"], grammar.end_id]
-
-    def confidence(sharpness: float) -> float:
-        constraint = EntitiesConstraint(grammar, [RowSpec("breast", 1)])
-        ids = torch.zeros((1, 1), dtype=torch.int64)
-        for token_id in wanted:
-            scores = torch.zeros((1, grammar.vocab_size))
-            scores[0, token_id] = sharpness
-            chosen = constraint(ids, scores).argmax(dim=-1, keepdim=True)
-            assert chosen.item() == token_id
-            ids = torch.cat([ids, chosen], dim=1)
-        return constraint.confidences()[0]
-
-    assert confidence(50.0) == pytest.approx(1.0)
-    assert confidence(1e-3) < 0.5
+    assert probability_of_lesion(grammar, processor, 50.0) == pytest.approx(1.0)
+    # absent and not assessed have spellings of several first letters: a and n; present has p
+    assert 0.1 < probability_of_lesion(grammar, processor, 0.0) < 0.6
 
 
-def test_confidence_is_the_mean_over_choices_only(grammar: EntitiesGrammar) -> None:
-    constraint = EntitiesConstraint(grammar, [RowSpec("breast", 1)])
-    constraint(torch.zeros((1, 1), dtype=torch.int64), torch.zeros((1, grammar.vocab_size)))
-    assert constraint.confidences() == [1.0]  # the first token is forced: {"organ":"
+def test_a_forced_organ_has_no_probability_and_a_chosen_one_has(grammar: EntitiesGrammar) -> None:
+    rng = np.random.default_rng(4)
+    assert "organ" not in walk(grammar, RowSpec("liver", 1), rng)[1].value_probabilities
+    assert "organ" in walk(grammar, RowSpec(None, 1), rng)[1].value_probabilities
 
 
-def test_rows_do_not_touch_each_other(grammar: EntitiesGrammar) -> None:
-    scores = torch.from_numpy(np.random.default_rng(0).normal(size=(1, grammar.vocab_size)))
-    start = torch.zeros((1, 1), dtype=torch.int64)
-    alone = EntitiesConstraint(grammar, [RowSpec(None, 1)])(start, scores)
-    both = EntitiesConstraint(grammar, [RowSpec("kidney", 2), RowSpec(None, 1)])(
-        start.repeat(2, 1), scores.repeat(2, 1)
-    )
-    assert torch.equal(both[1], alone[0])
+def test_a_budget_counts_every_byte_and_the_end() -> None:
+    assert RowSpec("breast", 2).max_tokens() > len('{"organ":"breast","lesion":"absent"}') + 1
+    assert RowSpec(None, 2).max_tokens() == max(RowSpec(organ, 2).max_tokens() for organ in ORGANS)
