@@ -76,13 +76,13 @@ class Scheduler:
 
     Args:
         runner: The model.
-        grammar: For constrained turns.
+        grammar: For constrained turns; None where there are none.
         end_ids: Tokens that end an answer; the first of them is what the conversation goes on with.
         limits: Bounds of rows and memory.
     """
 
     def __init__(
-        self, runner: ModelRunner, grammar: EntitiesGrammar, end_ids: Sequence[int], limits: Limits
+        self, runner: ModelRunner, grammar: EntitiesGrammar | None, end_ids: Sequence[int], limits: Limits
     ) -> None:
         self._runner, self._grammar, self._limits = runner, grammar, limits
         self._end_ids = tuple(end_ids)
@@ -145,6 +145,7 @@ class Scheduler:
         row.constraint = None
         spec = row.request.turns[row.turn].constraint
         if spec is not None:
+            assert self._grammar is not None, "a constrained turn needs a grammar"
             row.constraint = RowConstraint(self._grammar, spec)
             self._write(row, row.constraint.take_forced(), 0.0)
 

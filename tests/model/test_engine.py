@@ -12,10 +12,13 @@ from pydantic import ValidationError
 
 from sonoloop.model import nano
 from sonoloop.model.chat import ChatMessage
-from sonoloop.model.decoding import Decoder
+from sonoloop.model.decoding import TransformersBackend
 from sonoloop.model.engine import Draft, TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
+from sonoloop.model.expert_usage import expert_usage
+from sonoloop.model.generation import Request
 from sonoloop.model.processor import PreparedCase
+from sonoloop.model.structured import RowSpec
 from sonoloop.platform.errors import Reason, RejectedError
 
 NoiseCase = Callable[..., PreparedCase]
@@ -44,10 +47,10 @@ def together(engine: TransformersEngine, cases: list[PreparedCase]) -> list[Draf
 
 
 def _plain(result: Draft | RejectedError) -> object:
-    """What must not depend on the batch; confidence is compared apart, within rounding."""
+    """What must not depend on the batch; probabilities are compared apart, within rounding."""
     if isinstance(result, RejectedError):
         return (result.reason, result.detail)
-    return replace(result, confidence=0.0)
+    return replace(result, value_probabilities={}, report_score=0.0)
 
 
 def test_every_case_gets_one_answer_in_order(
@@ -58,7 +61,10 @@ def test_every_case_gets_one_answer_in_order(
     assert len(drafts) >= 3
     for case, draft in drafts:
         assert case.organ_hint in (None, draft.entities.organ)
+        assert set(draft.value_probabilities) <= set(draft.entities.flat())
+        assert "lesion" in draft.value_probabilities
         assert 0 < draft.confidence <= 1
+        assert 0 < draft.report_score <= 1
         assert draft.num_tokens > 10
         assert draft.findings
         assert draft.impression
@@ -71,7 +77,8 @@ def test_a_batch_drafts_each_case_as_if_it_were_alone(
     assert [_plain(result) for result in alone] == [_plain(result) for result in together]
     for one, other in zip(alone, together, strict=True):
         if isinstance(one, Draft) and isinstance(other, Draft):
-            assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+            assert one.value_probabilities == pytest.approx(other.value_probabilities, abs=1e-4)
+            assert one.report_score == pytest.approx(other.report_score, abs=1e-4)
 
 
 def test_drafting_twice_gives_the_same(
@@ -118,21 +125,23 @@ def test_a_poison_case_is_rejected_and_the_others_are_not_touched(
     assert [_plain(results[0]), _plain(results[2])] == [_plain(together[0]), _plain(together[2])]
 
 
-def test_a_batch_that_fails_as_a_whole_is_drafted_case_by_case(
+def test_a_batch_that_fails_as_a_whole_is_drafted_in_halves(
     engine: TransformersEngine,
     cases: list[PreparedCase],
     together: list[Draft | RejectedError],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    generate = Decoder.generate
+    generate, sizes = TransformersBackend.generate, []
 
-    def short_of_memory(self: Decoder, prompts: Sequence[object], *args: object, **kwargs: object) -> object:
-        if len(prompts) > 1:
+    def short_of_memory(self: TransformersBackend, requests: Sequence[Request]) -> object:
+        sizes.append(len(requests))
+        if len(requests) > 2:
             raise RuntimeError("out of memory")
-        return generate(self, prompts, *args, **kwargs)  # type: ignore[arg-type]
+        return generate(self, requests)
 
-    monkeypatch.setattr(Decoder, "generate", short_of_memory)
-    assert [_plain(result) for result in engine.draft(cases[:2])] == [_plain(r) for r in together[:2]]
+    monkeypatch.setattr(TransformersBackend, "generate", short_of_memory)
+    assert [_plain(result) for result in engine.draft(cases)] == [_plain(r) for r in together]
+    assert sizes == [5, 2, 3, 1, 2]
 
 
 def test_a_case_that_the_model_fails_on_may_be_tried_again(
@@ -141,7 +150,7 @@ def test_a_case_that_the_model_fails_on_may_be_tried_again(
     def broken(*_: object, **__: object) -> object:
         raise RuntimeError("a kernel failed on patient text")
 
-    monkeypatch.setattr(Decoder, "generate", broken)
+    monkeypatch.setattr(TransformersBackend, "generate", broken)
     results = engine.draft(cases[:2])
     assert all(isinstance(result, RejectedError) and result.retryable for result in results)
     assert {result.reason for result in results if isinstance(result, RejectedError)} == {Reason.MODEL_FAILED}
@@ -237,3 +246,49 @@ def test_unknown_settings_are_refused() -> None:
 def test_automatic_dtype_follows_the_device() -> None:
     assert str(EngineConfig(device="cpu").resolved_dtype()) == "torch.float32"
     assert str(EngineConfig(device="cuda").resolved_dtype()) == "torch.bfloat16"
+
+
+def test_the_report_is_kept_in_memory_while_the_entities_are_written(
+    engine: TransformersEngine, cases: list[PreparedCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[int] = []
+    runner = engine.backend._runner
+    step = runner.step
+    monkeypatch.setattr(runner, "step", lambda *inputs: (fed.append(len(inputs[0])), step(*inputs))[1])
+    (draft,) = engine.draft(cases[:1])
+    assert isinstance(draft, Draft)
+    prompt = len(engine._request(cases[0]).prompt.token_ids)
+    second = len(engine._request(cases[0]).turns[1].text_ids)
+    # everything is fed once: the last token written need not be, and forced tokens come without asking
+    assert sum(fed) <= prompt + second + draft.num_tokens
+    assert len(fed) < draft.num_tokens
+
+
+def test_an_engine_counts_which_experts_its_drafts_use(
+    engine: TransformersEngine, cases: list[PreparedCase], together: list[Draft | RejectedError]
+) -> None:
+    with expert_usage(engine.backend.model) as usage:
+        results = engine.draft(cases)
+    assert [_plain(result) for result in results] == [_plain(result) for result in together]
+    assert usage.shares().sum(dim=1).tolist() == pytest.approx([1.0] * 4)
+
+
+def test_a_conversation_that_outgrows_the_memory_budget_is_rejected_alone(cases: list[PreparedCase]) -> None:
+    small = TransformersEngine(nano.folder(), CPU.model_copy(update={"kv_cache_gib": 0.002}))
+    room = small.backend.context_tokens
+    assert 200 < room < 2048
+    results = small.draft([cases[0], cases[3]])
+    assert all(isinstance(result, Draft) or result.reason is Reason.TOO_MANY_TOKENS for result in results)
+    with pytest.raises(RejectedError, match="at most"):
+        small.chat(_question("word " * room))
+
+
+def test_a_chinese_report_is_asked_for_in_chinese_and_its_entities_stay_english(
+    cases: list[PreparedCase],
+) -> None:
+    chinese = TransformersEngine(nano.folder(), CPU.model_copy(update={"language": "zh"}))
+    request = chinese._request(cases[0])
+    text = chinese.processor.tokenizer.decode(request.prompt.token_ids)
+    assert "超声所见" in text
+    assert "乳腺" in text
+    assert request.turns[1].constraint == RowSpec("breast", 1)

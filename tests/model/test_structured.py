@@ -97,7 +97,9 @@ def test_forced_text_is_spelled_as_in_training(
 ) -> None:
     forced = RowConstraint(grammar, RowSpec(organ, 1)).take_forced()
     answer, _ = walk(grammar, RowSpec(organ, 1), np.random.default_rng(2))
-    as_trained = processor.tokenizer(processor.tokenizer.decode(answer), add_special_tokens=False)["input_ids"]
+    as_trained = processor.tokenizer(processor.tokenizer.decode(answer), add_special_tokens=False)[
+        "input_ids"
+    ]
     assert len(forced) >= 2
     assert forced == answer[: len(forced)] == as_trained[: len(forced)]
 
@@ -116,7 +118,9 @@ def test_after_the_end_only_the_end_is_left(grammar: EntitiesGrammar) -> None:
 
 def probability_of_lesion(grammar: EntitiesGrammar, processor: EchoVLMProcessor, sharpness: float) -> float:
     """A model that gives the right next token of one text ``sharpness`` more than all others."""
-    wanted = processor.tokenizer('{"organ":"breast","lesion":"absent"}', add_special_tokens=False)["input_ids"]
+    wanted = processor.tokenizer('{"organ":"breast","lesion":"absent"}', add_special_tokens=False)[
+        "input_ids"
+    ]
     constraint = RowConstraint(grammar, RowSpec("breast", 1))
     at = len(constraint.take_forced())
     while not constraint.is_finished():

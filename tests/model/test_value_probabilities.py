@@ -8,7 +8,9 @@ from sonoloop.model.value_probabilities import ValueMeter
 START = b'{"organ":"breast","lesion":"present","shape":"'
 
 
-def note(meter: ValueMeter, text: bytes, options: dict[bytes, float], chosen: bytes, forced: bytes = b"") -> None:
+def note(
+    meter: ValueMeter, text: bytes, options: dict[bytes, float], chosen: bytes, forced: bytes = b""
+) -> None:
     spellings = dict(enumerate(options))
     ids = {spelling: token_id for token_id, spelling in spellings.items()}
     meter.note(text, forced, spellings, np.array(list(options.values()), np.float32), ids[chosen])
