@@ -7,7 +7,6 @@ is ``sonoloop annotate`` with everything that it adds, start of its actors inclu
 
 from __future__ import annotations
 
-import io
 import os
 import platform
 import secrets
@@ -18,9 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-import numpy as np
-from PIL import Image
-
 from sonoloop.jobs.annotate import run_annotate
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.index import run_index
@@ -28,6 +24,7 @@ from sonoloop.jobs.init import run_init
 from sonoloop.jobs.runs import ray_session
 from sonoloop.model import nano
 from sonoloop.model.engine import Draft, TransformersEngine
+from sonoloop.model.frames import decode_frame
 from sonoloop.model.processor import CaseInput, EchoVLMProcessor, PreparedCase, prepare
 from sonoloop.platform.identity import KEY_VARIABLE
 from sonoloop.platform.phantoms.archive import PhantomConfig, PhantomGroup, build_studies
@@ -112,9 +109,7 @@ def _copy(config: Config, folder: Path) -> Config:
 
 
 def _prepared(workspace: Store, processor: EchoVLMProcessor, case: CaseRecord) -> PreparedCase:
-    images = tuple(
-        np.asarray(Image.open(io.BytesIO(workspace.read_bytes(image.image_key)))) for image in case.images
-    )
+    images = tuple(decode_frame(workspace.read_bytes(image.image_key)) for image in case.images)
     return prepare(processor, CaseInput(case.case_id, images, case.organ_hint))
 
 

@@ -6,24 +6,24 @@ checkpoint. Pixels live between the two middle stages only. Annotate and evaluat
 
 from __future__ import annotations
 
-import io
 import logging
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
-from PIL import Image
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 
 from sonoloop.jobs.config import AnnotateConfig
 from sonoloop.jobs.runs import Run
+from sonoloop.model.chosen import choose_images
 from sonoloop.model.engine import Draft, TransformersEngine
+from sonoloop.model.engine_config import EngineConfig
+from sonoloop.model.frames import Rgb, decode_frame
 from sonoloop.model.processor import CaseInput, EchoVLMProcessor, PreparedCase, prepare
 from sonoloop.platform import registry
 from sonoloop.platform.errors import ConfigError, Reason, RejectedError, StorageError
@@ -64,7 +64,7 @@ def write_drafts(
         blocks = cases.repartition(target_num_rows_per_block=config.cases_per_block)
         prepared = blocks.map_batches(
             Preparer,
-            fn_constructor_args=(workspace, model_version),
+            fn_constructor_args=(workspace, model_version, config.engine),
             compute=ActorPoolStrategy(size=1),
             batch_size=config.batch_size,
             num_cpus=0.5,
@@ -118,9 +118,11 @@ def _checkpointed(workspace: Store, run_id: str) -> Iterator[None]:
 class Preparer:
     """CPU stage: fetch a case's images and cut them into patches; a bad case becomes a rejection."""
 
-    def __init__(self, workspace: Store, model_version: str) -> None:
+    def __init__(self, workspace: Store, model_version: str, config: EngineConfig) -> None:
         self._workspace = workspace
-        self._processor = EchoVLMProcessor.from_folder(registry.fetch(workspace, model_version))
+        self._max_images = config.max_images
+        folder = registry.fetch(workspace, model_version)
+        self._processor = EchoVLMProcessor.from_folder(folder, max_pixels=config.max_pixels)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> pa.Table:
         """Cases in, one row of `PreparedCase` or rejection out per case."""
@@ -130,21 +132,27 @@ class Preparer:
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            case = CaseInput(
-                row["case_id"],
-                tuple(self._load(image["image_key"]) for image in row["images"]),
-                row["organ_hint"],
-            )
-            return {"case_id": row["case_id"], "prepared": pickle.dumps(prepare(self._processor, case))}
+            return {"case_id": row["case_id"], "prepared": pickle.dumps(self._prepared(row))}
         except RejectedError as err:
-            return {
-                "case_id": row["case_id"],
-                "rejection": pickle.dumps((err.reason, err.detail, err.retryable)),
-            }
+            rejected = err
+        except Exception as err:  # the stage's boundary: whatever a picture provokes stays with its case
+            logger.warning("a case cannot be prepared (%s)", type(err).__name__)
+            detail = f"the images cannot be prepared ({type(err).__name__})"
+            rejected = RejectedError(Reason.UNREADABLE, detail, retryable=isinstance(err, MemoryError))
+        return {
+            "case_id": row["case_id"],
+            "rejection": pickle.dumps((rejected.reason, rejected.detail, rejected.retryable)),
+        }
 
-    def _load(self, image_key: str) -> NDArray[np.uint8]:
+    def _prepared(self, row: dict[str, Any]) -> PreparedCase:
+        chosen = choose_images(len(row["images"]), self._max_images)  # before they are fetched
+        images = tuple(self._load(row["images"][index]["image_key"]) for index in chosen)
+        case = CaseInput(row["case_id"], images, row["organ_hint"], image_indices=chosen)
+        return prepare(self._processor, case, max_images=None)
+
+    def _load(self, image_key: str) -> Rgb:
         try:
-            return np.asarray(Image.open(io.BytesIO(self._workspace.read_bytes(image_key))))
+            return decode_frame(self._workspace.read_bytes(image_key))
         except FileNotFoundError as err:
             raise RejectedError(
                 Reason.IMAGE_MISSING, "a key frame is gone; run `sonoloop index` again"

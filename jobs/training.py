@@ -118,7 +118,8 @@ def _example(
     entities = row.parsed_entities()
     assert entities is not None, "a snapshot holds reviews with entities only"
     target = Target(row.findings, row.impression, entities, boxes_among_chosen(row.boxes, chosen))
-    prepared = prepare(processor, CaseInput(case.case_id, pixels, case.organ_hint, image_indices=chosen))
+    inputs = CaseInput(case.case_id, pixels, case.organ_hint, image_indices=chosen)
+    prepared = prepare(processor, inputs, max_images=None)  # the choice is made
     return supervised_example(processor, prepared, target, reading.language)
 
 
