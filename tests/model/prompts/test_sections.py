@@ -8,6 +8,7 @@ import pytest
 
 from sonoloop.model.prompts import LANGUAGES, Language, Task, format_report, parse_report, parse_section
 from sonoloop.model.prompts.sections import MAX_CHARS
+from sonoloop.platform.phantoms.draws import PHANTOM_ORGANS, draw_case
 
 PLAIN = ("A mass.", "Benign.")
 CHINESE = ("右叶见一低回声结节。", "甲状腺结节，TI-RADS 3类。")
@@ -32,6 +33,13 @@ def refusal(text: str, task: Task = "report", language: Language = "en") -> str:
 def test_a_formatted_report_parses_into_its_sections(language: Language) -> None:
     for sections in (PLAIN, CHINESE, ("One.\n\n- two: 12 x 8 mm (#3)\n- **three**", "A_b * c.")):
         assert parse_report(format_report(*sections, language=language), language=language) == sections
+
+
+def test_every_report_of_a_phantom_comes_back_whole() -> None:
+    for index in range(400):
+        phantom = draw_case(11, index, PHANTOM_ORGANS[index % len(PHANTOM_ORGANS)], "A")
+        sections = (phantom.findings, phantom.impression)
+        assert parse_report(format_report(*sections)) == sections
 
 
 @pytest.mark.parametrize(
