@@ -8,7 +8,8 @@ import pytest
 
 from sonoloop.model.prompts import LANGUAGES, Language, Task, format_report, parse_report, parse_section
 from sonoloop.model.prompts.sections import MAX_CHARS
-from sonoloop.platform.phantoms.draws import PHANTOM_ORGANS, draw_case
+from sonoloop.platform.phantoms.case import draw_case
+from sonoloop.platform.phantoms.draws import PHANTOM_ORGANS
 
 PLAIN = ("A mass.", "Benign.")
 CHINESE = ("右叶见一低回声结节。", "甲状腺结节，TI-RADS 3类。")
