@@ -41,7 +41,7 @@ test: install
 	$(BIN)/pytest
 
 test-vllm: install-vllm
-	$(VLLM_VENV)/bin/pytest tests/model/test_vllm_settings.py tests/model/test_vllm_backend.py
+	$(VLLM_VENV)/bin/pytest tests/model/test_vllm_settings.py tests/model/test_vllm_backend.py tests/model/test_engine.py
 
 check: install lint types test
 

@@ -21,10 +21,11 @@ from ray.data.checkpoint import CheckpointConfig
 from sonoloop.jobs.config import AnnotateConfig
 from sonoloop.jobs.runs import Run
 from sonoloop.model.chosen import choose_images
-from sonoloop.model.engine import Draft, TransformersEngine
+from sonoloop.model.engine import Draft
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.frames import Rgb, decode_frame
 from sonoloop.model.processor import CaseInput, EchoVLMProcessor, PreparedCase, prepare
+from sonoloop.model.vllm_engine import open_engine
 from sonoloop.platform import registry
 from sonoloop.platform.errors import ConfigError, Reason, RejectedError, StorageError
 from sonoloop.platform.lexicon import entities_json
@@ -172,7 +173,7 @@ class Drafter:
         stamp: dict[str, str],
         counter: Any,
     ) -> None:
-        self._engine = TransformersEngine(registry.fetch(workspace, model_version), config.engine)
+        self._engine = open_engine(registry.fetch(workspace, model_version), config.engine)
         self._stamp = stamp
         self._counter = counter
 

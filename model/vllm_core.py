@@ -125,10 +125,13 @@ class VllmCore:
             disable_log_stats=True,
             seed=0,
         )
+        set_num_threads = torch.set_num_threads
         try:
             self._engine = LLMEngine.from_engine_args(arguments)
         except ValueError as err:
             raise ConfigError(f"vLLM refuses the engine's settings: {str(err)[:300]}") from err
+        finally:
+            torch.set_num_threads = set_num_threads  # its CPU worker replaces it for the whole process
         if has_tokenizer:
             self._use_spelled_grammar()
         client = self._engine.engine_core

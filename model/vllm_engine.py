@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TypeAlias
 
 from sonoloop.model.configuration import read_config
 from sonoloop.model.engine import DraftingEngine, TransformersEngine
@@ -34,7 +35,10 @@ class VllmEngine(DraftingEngine[VllmBackend]):
         super().__init__(VllmBackend(folder, processor, config), processor, config)
 
 
-def open_engine(folder: Path, config: EngineConfig | None = None) -> TransformersEngine | VllmEngine:
+LoadedEngine: TypeAlias = TransformersEngine | VllmEngine
+
+
+def open_engine(folder: Path, config: EngineConfig | None = None) -> LoadedEngine:
     """Load a model folder into the engine that ``config.engine`` names.
 
     ``auto`` takes vLLM where it is installed and has kernels for the model, else transformers.

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from sonoloop.model.chat import ChatMessage, ChatResult
-from sonoloop.model.engine import TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
+from sonoloop.model.vllm_engine import LoadedEngine, open_engine
 from sonoloop.platform import registry
 from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.workspace import Store
@@ -61,7 +61,7 @@ class Champion:
     """
 
     def __init__(self, workspace: Store, version: str, config: EngineConfig) -> None:
-        self._engine = TransformersEngine(registry.fetch(workspace, version), config)
+        self._engine = open_engine(registry.fetch(workspace, version), config)
         logger.info("model %s loaded", version)
 
     async def answer(self, question: Question) -> AsyncGenerator[Event, None]:
@@ -73,7 +73,7 @@ class Champion:
             yield event
 
 
-def answer_events(engine: TransformersEngine, question: Question) -> Generator[Event, None, None]:
+def answer_events(engine: LoadedEngine, question: Question) -> Generator[Event, None, None]:
     """As `Champion.answer`, blocking."""
     try:
         stream = engine.chat_stream(
