@@ -282,9 +282,8 @@ def main(argv: Sequence[str] = ()) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--image-px", type=int, default=168, help="sides of the square images, pixels")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--sides", nargs="+", choices=SIDES, default=SIDES if find_spec("vllm") else SIDES[:3]
-    )
+    available = SIDES if find_spec("vllm") else SIDES[:3]
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=available)
     args = parser.parse_args(argv)
     measured = compare(args)
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{os.cpu_count()} cores"
