@@ -37,7 +37,9 @@ class EngineConfig(BaseModel):
     max_prompt_tokens: int = Field(8192, ge=64, description="tokens, images included; longer is rejected")
     max_report_tokens: int = Field(512, ge=8, description="new tokens of a report")
     max_entities_tokens: int = Field(
-        768, ge=32, description="new tokens of entities and boxes; any tokenizer can finish within the default"
+        768,
+        ge=32,
+        description="new tokens of entities and boxes; any tokenizer can finish within the default",
     )
 
     def resolved_device(self) -> torch.device:
