@@ -2,7 +2,8 @@
 
 vLLM schedules rows by itself: a conversation's next turn is submitted when its answer is there, while others
 are still writing. The prefix cache holds what a conversation has read and written, images included, in whole
-blocks (128 tokens on CPU), so a turn reads its own text and less than a block before it. The grammar is the lexicon's JSON schema under llguidance inside vLLM.
+blocks (128 tokens on CPU), so a turn reads its own text and less than a block before it. The grammar is the
+lexicon's JSON schema under llguidance inside vLLM.
 """
 
 from __future__ import annotations
