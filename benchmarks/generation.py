@@ -4,7 +4,8 @@ Three sides answer the same requests, greedily, and must write the same tokens i
 
 - ``published``: a left-padded batch through ``generate`` with the published implementation (`published`);
 - ``plain``: the same batches through ``generate`` with our model class;
-- ``ours``: the scheduler of the default engine, the same number of rows at a time;
+- ``unpacked``: the scheduler of the default engine alone, the same number of rows at a time;
+- ``ours``: the default engine, which on CPU also has its weights laid out for the kernels beforehand;
 - ``vllm``: the same weights through our vLLM backend, where vLLM is installed (``make bench-vllm``).
 
 Prompts hold 1 to 8 images and 20 to 120 words; answers have 40 to 400 tokens, log-normal around 110, which is
@@ -42,11 +43,12 @@ from sonoloop.model.configuration import EchoVLMConfig
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.generation import Backend, Prompt, Request
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
+from sonoloop.model.packed import can_pack, pack_for_inference
 from sonoloop.model.runner import ModelRunner
 from sonoloop.model.scheduler import Limits, Scheduler
 from sonoloop.platform.errors import RejectedError
 
-SIDES = ("published", "plain", "ours", "vllm")
+SIDES = ("published", "plain", "unpacked", "ours", "vllm")
 
 
 @dataclass(eq=False)
@@ -244,7 +246,12 @@ def sides(
     if "vllm" in args.sides:
         backend = vllm_backend(model, args)
         runs["vllm"] = lambda requests: run_vllm(backend, requests)
+    if "unpacked" in args.sides:
+        unpacked = ModelRunner(as_plain(model))
+        runs["unpacked"] = lambda requests: run_ours(unpacked, requests, args.batch)
     if "ours" in args.sides:
+        if can_pack(model.device, model.dtype):
+            pack_for_inference(model)
         runner = ModelRunner(model)
         runs["ours"] = lambda requests: run_ours(runner, requests, args.batch)
     return runs
@@ -282,13 +289,13 @@ def main(argv: Sequence[str] = ()) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--image-px", type=int, default=168, help="sides of the square images, pixels")
     parser.add_argument("--repeats", type=int, default=3)
-    available = SIDES if find_spec("vllm") else SIDES[:3]
+    available = SIDES if find_spec("vllm") else SIDES[:-1]
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=available)
     args = parser.parse_args(argv)
     measured = compare(args)
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{os.cpu_count()} cores"
     print(f"{where}, {platform.machine()}, torch {torch.__version__}; throughput ratios")
-    for side, baseline in product(("ours", "vllm"), ("published", "plain")):
+    for side, baseline in product(("unpacked", "ours", "vllm"), ("published", "plain")):
         if side in measured and baseline in measured:
             pairs = zip(measured[baseline], measured[side], strict=True)
             values = [slow.seconds / fast.seconds for slow, fast in pairs]

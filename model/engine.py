@@ -29,6 +29,7 @@ from sonoloop.model.generation import (
     TurnAnswer,
     geometric_mean,
 )
+from sonoloop.model.packed import can_pack, pack_for_inference
 from sonoloop.model.processor import PATCH_DIM, EchoVLMProcessor, PreparedCase
 from sonoloop.model.prompts import parse_report, report_turns
 from sonoloop.model.structured import RowSpec
@@ -233,7 +234,10 @@ class TransformersEngine(DraftingEngine[TransformersBackend]):
     def __init__(self, folder: Path, config: EngineConfig | None = None) -> None:
         config = config or EngineConfig()
         processor = EchoVLMProcessor.from_folder(folder, max_pixels=config.max_pixels)
-        model = load_model(folder, dtype=config.resolved_dtype(), device=config.resolved_device())
+        dtype, device = config.resolved_dtype(), config.resolved_device()
+        model = load_model(folder, dtype=dtype, device=device)
+        if can_pack(device, dtype):
+            pack_for_inference(model)
         super().__init__(TransformersBackend(model, processor, config), processor, config)
 
 
