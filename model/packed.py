@@ -1,9 +1,9 @@
 """Weights laid out once for the CPU's matrix kernels: what a model for inference on CPU runs with.
 
 A plain linear layer lays its matrix out anew on every call; with the 16 rows of a decoding step that costs
-more than the product itself. oneDNN's layout made beforehand halves the time of such a call in float32 and takes
-a third off in bfloat16; reading prompts gains a fifth (2 cores with AVX-512, torch 2.13; the sides ``ours`` and
-``unpacked`` of ``python -m benchmarks generation``). Values differ from the plain layer's by rounding only.
+more than the product itself. oneDNN's layout made beforehand halves the time of such a call in float32 and
+takes a third off in bfloat16; reading prompts gains a fifth (2 cores with AVX-512, torch 2.13; the sides
+``ours`` and ``unpacked`` of ``python -m benchmarks generation``). Values differ by rounding only.
 
 Shape letters: N tokens, D width, E experts, K experts per token.
 """
