@@ -16,6 +16,7 @@ are random: speed does not depend on what they say.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import platform
 import statistics
@@ -192,6 +193,7 @@ def _peak() -> Iterator[Callable[[], float]]:
         before = torch.cuda.memory_allocated()
         yield lambda: (torch.cuda.max_memory_allocated() - before) / 2**20
         return
+    ctypes.CDLL(None).malloc_trim(0)  # or what an earlier side has freed would hide what this one takes
     process, stop = psutil.Process(), threading.Event()
     before, most = process.memory_info().rss, [0]
 
@@ -218,14 +220,15 @@ def compare(args: argparse.Namespace) -> dict[str, list[Measured]]:
     measured: dict[str, list[Measured]] = {side: [] for side in SIDES if side in args.sides}
     runs_of = sides(model, args)
     for repeat in range(args.repeats):
-        requests = draw_requests(args.cases, args.image_px, model.config.text_config.vocab_size, seed=repeat)
+        vocab, seed = model.config.text_config.vocab_size, args.seed + repeat
+        requests = draw_requests(args.cases, args.image_px, vocab, seed)
         for side, runs in measured.items():
             runs.append(run := runs_of[side](requests))
             num_tokens = sum(map(len, run.tokens))
             parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.parts.items())
             speed = f"{args.cases / run.seconds:5.2f} cases/s, {num_tokens / run.seconds:6.1f} tokens/s"
             memory = f"{run.peak_mib:6.0f} MiB above the weights"
-            print(f"repeat {repeat} {side:9}: {run.seconds:6.1f} s, {speed}, {memory}; {parts}", flush=True)
+            print(f"seed {seed} {side:9}: {run.seconds:6.1f} s, {speed}, {memory}; {parts}", flush=True)
         if args.dtype == "float32":
             answers = [runs[-1].tokens for runs in measured.values()]
             assert all(answer == answers[0] for answer in answers), "the sides wrote different tokens"
@@ -289,6 +292,7 @@ def main(argv: Sequence[str] = ()) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--image-px", type=int, default=168, help="sides of the square images, pixels")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help="of the first repeat's requests; the next adds 1")
     available = SIDES if find_spec("vllm") else SIDES[:-1]
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=available)
     args = parser.parse_args(argv)
