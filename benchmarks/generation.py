@@ -262,7 +262,7 @@ def sides(
 
 def vllm_backend(model: EchoVLMForConditionalGeneration, args: argparse.Namespace) -> Backend:
     """vLLM on the same weights, through a folder in the published layout."""
-    from sonoloop.model.vllm_backend import VllmBackend
+    from sonoloop.model.vllm_engine.backend import VllmBackend
 
     config = EngineConfig(dtype=args.dtype, device=args.device, max_rows=args.batch, kv_cache_gib=2.0)
     with TemporaryDirectory() as folder:

@@ -27,7 +27,11 @@ class Section(BaseModel):
 class AnnotateConfig(Section):
     """The drafting pipeline."""
 
-    batch_size: int = Field(default=16, ge=1, description="cases per forward batch")
+    batch_size: int = Field(
+        default=32,
+        ge=1,
+        description="cases handed to an engine at once; more than engine.max_rows keep its rows filled",
+    )
     num_actors: int = Field(default=1, ge=1, description="model actors")
     cpus_per_actor: float = Field(default=1, gt=0, description="logical CPUs held by a model actor")
     gpus_per_actor: float = Field(default=0, ge=0, description="GPUs held by a model actor")

@@ -24,8 +24,8 @@ from sonoloop.model.chosen import choose_images
 from sonoloop.model.engine import Draft
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.frames import Rgb, decode_frame
+from sonoloop.model.open_engine import open_engine
 from sonoloop.model.processor import CaseInput, EchoVLMProcessor, PreparedCase, prepare
-from sonoloop.model.vllm_engine import open_engine
 from sonoloop.platform import registry
 from sonoloop.platform.errors import ConfigError, Reason, RejectedError, StorageError
 from sonoloop.platform.lexicon import entities_json

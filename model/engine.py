@@ -2,7 +2,7 @@
 
 An engine answers every case of a batch, in order; one bad case never takes the others down. Drafting is
 greedy and deterministic: one conversation of two turns per case, the report freely, then the entities under
-the lexicon's grammar. What generates the tokens is a `Backend`: transformers here, vLLM in `vllm_backend`.
+the lexicon's grammar. What generates the tokens is a `Backend`: transformers here, vLLM in `vllm_engine`.
 """
 
 from __future__ import annotations

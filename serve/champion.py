@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from sonoloop.model.chat import ChatMessage, ChatResult
 from sonoloop.model.engine_config import EngineConfig
-from sonoloop.model.vllm_engine import LoadedEngine, open_engine
+from sonoloop.model.open_engine import LoadedEngine, open_engine
 from sonoloop.platform import registry
 from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.workspace import Store

@@ -18,11 +18,13 @@ MAY_IMPORT = {
 }
 MAX_LINES = 400
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
-NEED_VLLM = {"vllm_grammar", "vllm_model", "vllm_registry"}  # an extra with an environment of its own
+NEED_VLLM = {  # an extra with an environment of its own
+    ROOT / "model" / "vllm_engine" / f"{name}.py" for name in ("grammar", "model", "registry")
+}
 MODULES = [
     "sonoloop." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in FILES
-    if path.name != "__main__.py" and path.stem not in NEED_VLLM
+    if path.name != "__main__.py" and path not in NEED_VLLM
 ]
 
 EFFECTS = """

@@ -16,9 +16,9 @@ from sonoloop.model.engine import Draft, TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.expert_usage import expert_usage
 from sonoloop.model.generation import Backend, Request
+from sonoloop.model.open_engine import LoadedEngine, open_engine
 from sonoloop.model.processor import PreparedCase
 from sonoloop.model.structured import RowSpec
-from sonoloop.model.vllm_engine import LoadedEngine, open_engine
 from sonoloop.platform.errors import Reason, RejectedError
 
 NoiseCase = Callable[..., PreparedCase]

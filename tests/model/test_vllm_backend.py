@@ -15,10 +15,11 @@ from sonoloop.model import nano
 from sonoloop.model.engine import Draft, TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.generation import Prompt, Request, Sampling, Turn, TurnAnswer
+from sonoloop.model.open_engine import open_engine
 from sonoloop.model.processor import EchoVLMProcessor, PreparedCase
 from sonoloop.model.prompts import report_turns
 from sonoloop.model.structured import RowSpec
-from sonoloop.model.vllm_settings import is_available
+from sonoloop.model.vllm_engine.settings import is_available
 from sonoloop.platform.errors import CheckpointError, ConfigError, Reason, RejectedError
 from sonoloop.platform.lexicon import ORGANS, Organ, parse_generated
 
@@ -26,9 +27,9 @@ if not is_available():
     pytest.skip("vLLM is not installed here; make test-vllm", allow_module_level=True)
 
 from sonoloop.model.decoding import answer_text
-from sonoloop.model.vllm_backend import VllmBackend
-from sonoloop.model.vllm_core import VllmCore
-from sonoloop.model.vllm_engine import VllmEngine, open_engine
+from sonoloop.model.vllm_engine.backend import VllmBackend
+from sonoloop.model.vllm_engine.core import VllmCore
+from sonoloop.model.vllm_engine.engine import VllmEngine
 
 NoiseCase = Callable[..., PreparedCase]
 FIXTURES = Path(__file__).parent.parent / "fixtures"

@@ -16,8 +16,9 @@ from sonoloop.model.checkpoint import check_folder
 from sonoloop.model.configuration import read_config
 from sonoloop.model.engine import TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
-from sonoloop.model.vllm_engine import VllmEngine, open_engine
-from sonoloop.model.vllm_settings import is_available, prepare_environment
+from sonoloop.model.open_engine import open_engine
+from sonoloop.model.vllm_engine.engine import VllmEngine
+from sonoloop.model.vllm_engine.settings import is_available, prepare_environment
 from sonoloop.platform.errors import CheckpointError, ConfigError
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_looking_for_vllm_imports_neither_it_nor_torch() -> None:
     code = (
-        "import sys; from sonoloop.model.vllm_settings import is_available; is_available();"
+        "import sys; from sonoloop.model.vllm_engine.settings import is_available; is_available();"
         "print({'vllm', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Choosing an engine, and the one that generates with vLLM."""
+"""Choosing the engine that a configuration names."""
 
 from __future__ import annotations
 
@@ -7,33 +7,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from sonoloop.model.configuration import read_config
-from sonoloop.model.engine import DraftingEngine, TransformersEngine
+from sonoloop.model.engine import TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
-from sonoloop.model.processor import EchoVLMProcessor
-from sonoloop.model.vllm_backend import VllmBackend
-from sonoloop.model.vllm_core import unsupported
-from sonoloop.model.vllm_settings import is_available
+from sonoloop.model.vllm_engine.core import unsupported
+from sonoloop.model.vllm_engine.engine import VllmEngine
+from sonoloop.model.vllm_engine.settings import is_available
 
 logger = logging.getLogger(__name__)
-
-
-class VllmEngine(DraftingEngine[VllmBackend]):
-    """Drafts and chats with vLLM. Weights load once, in the constructor.
-
-    Args:
-        folder: A model folder: published weights, tokenizer, preprocessor configuration.
-        config: Dtype, limits and language; ``device`` is what vLLM was built for.
-
-    Raises:
-        CheckpointError: the folder is incomplete or of another architecture.
-        ConfigError: vLLM is not installed, cannot run this model, or refuses the settings.
-    """
-
-    def __init__(self, folder: Path, config: EngineConfig | None = None) -> None:
-        config = config or EngineConfig()
-        processor = EchoVLMProcessor.from_folder(folder, max_pixels=config.max_pixels)
-        super().__init__(VllmBackend(folder, processor, config), processor, config)
-
 
 LoadedEngine: TypeAlias = TransformersEngine | VllmEngine
 

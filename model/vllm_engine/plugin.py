@@ -14,10 +14,10 @@ def register() -> None:
     from vllm.transformers_utils.config import register_config_parser
 
     from sonoloop.model.configuration import EchoVLMConfig
-    from sonoloop.model.vllm_registry import PublishedConfigParser, VllmEchoVLMModel
+    from sonoloop.model.vllm_engine.registry import PublishedConfigParser, VllmEchoVLMModel
 
     AutoModel.register(EchoVLMConfig, VllmEchoVLMModel, exist_ok=True)
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         register_config_parser(CONFIG_FORMAT)(PublishedConfigParser)
         # by name: the model's module initialises devices, which has to wait for vLLM
-        ModelRegistry.register_model(ARCHITECTURE, f"sonoloop.model.vllm_model:{ARCHITECTURE}")
+        ModelRegistry.register_model(ARCHITECTURE, f"sonoloop.model.vllm_engine.model:{ARCHITECTURE}")

@@ -26,7 +26,7 @@ from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.generation import Request, Turn, TurnAnswer
 from sonoloop.model.processor import PATCH_DIM, EchoVLMProcessor
 from sonoloop.model.structured import EntitiesGrammar, RowConstraint, RowSpec
-from sonoloop.model.vllm_core import VllmCore, Written, unsupported
+from sonoloop.model.vllm_engine.core import VllmCore, Written, unsupported
 from sonoloop.platform.errors import ConfigError, Reason, RejectedError
 
 logger = logging.getLogger(__name__)

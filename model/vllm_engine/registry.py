@@ -9,7 +9,7 @@ from vllm.transformers_utils.config_parser_base import ConfigParserBase
 
 from sonoloop.model.configuration import EchoVLMConfig, read_config, read_published
 from sonoloop.model.modeling import EchoVLMModel, EchoVLMTextModel
-from sonoloop.model.vllm_plugin import ARCHITECTURE
+from sonoloop.model.vllm_engine.plugin import ARCHITECTURE
 
 
 class PublishedConfigParser(ConfigParserBase):  # type: ignore[misc]  # no vLLM where types are checked

@@ -17,8 +17,8 @@ from sonoloop.model.configuration import EchoVLMConfig
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.generation import Prompt, Sampling, Turn
 from sonoloop.model.structured import RowSpec
-from sonoloop.model.vllm_plugin import CONFIG_FORMAT, register
-from sonoloop.model.vllm_settings import is_available, prepare_environment
+from sonoloop.model.vllm_engine.plugin import CONFIG_FORMAT, register
+from sonoloop.model.vllm_engine.settings import is_available, prepare_environment
 from sonoloop.platform.errors import ConfigError
 
 NUM_LOG_PROBS = 128
@@ -140,7 +140,7 @@ class VllmCore:
         self._finalizer = weakref.finalize(self, _release, client.engine_core)
 
     def _use_spelled_grammar(self) -> None:
-        from sonoloop.model.vllm_grammar import SpelledGuidance
+        from sonoloop.model.vllm_engine.grammar import SpelledGuidance
 
         manager = (
             self._engine.engine_core.engine_core.structured_output_manager
@@ -244,7 +244,7 @@ def _steps(log_probs: Any, num_tokens: int) -> list[dict[int, float]]:
 
 
 def _images(prompt: Prompt) -> list[Any]:
-    from sonoloop.model.vllm_model import ImagePatches
+    from sonoloop.model.vllm_engine.model import ImagePatches
 
     grids_N3 = torch.from_numpy(np.ascontiguousarray(prompt.image_grid_thw, dtype=np.int64))
     patches = torch.from_numpy(np.ascontiguousarray(prompt.pixel_values, dtype=np.float32))

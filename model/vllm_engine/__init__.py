@@ -1,0 +1,1 @@
+"""Generation with vLLM, an extra with an environment of its own."""
