@@ -60,6 +60,7 @@ class Measured:
     seconds: float
     peak_mib: float
     parts: dict[str, float] = field(default_factory=dict)
+    num_decode_steps: int = 0
 
 
 def padded_batches(
@@ -126,7 +127,7 @@ def run_generate(model: EchoVLMForConditionalGeneration, requests: Sequence[Requ
 
 def run_ours(runner: ModelRunner, requests: Sequence[Request], batch: int) -> Measured:
     """Our scheduler; its parts are the prompts' embedding, steps that read prompts, steps that only write."""
-    parts = {"vision": 0.0, "prefill": 0.0, "decode": 0.0}
+    parts, num_decode_steps = {"vision": 0.0, "prefill": 0.0, "decode": 0.0}, 0
     embed, step = runner.embed_prompt, runner.step
     runner._features.clear()  # images of an earlier repeat are not to be had for nothing
 
@@ -137,6 +138,8 @@ def run_ours(runner: ModelRunner, requests: Sequence[Request], batch: int) -> Me
         return result
 
     def timed_step(embeddings: Tensor, positions: Tensor, plan: object, last: Tensor) -> Tensor:
+        nonlocal num_decode_steps
+        num_decode_steps += not plan.runs  # type: ignore[attr-defined]
         begin = _now()
         result = step(embeddings, positions, plan, last)  # type: ignore[arg-type]
         parts["prefill" if plan.runs else "decode"] += _now() - begin  # type: ignore[attr-defined]
@@ -148,7 +151,7 @@ def run_ours(runner: ModelRunner, requests: Sequence[Request], batch: int) -> Me
         tokens, seconds, peak = _watched(lambda: _answers(scheduler, requests))
     finally:
         runner.embed_prompt, runner.step = embed, step  # type: ignore[method-assign]
-    return Measured(tokens, seconds, peak, parts)
+    return Measured(tokens, seconds, peak, parts, num_decode_steps)
 
 
 def run_vllm(backend: Backend, requests: Sequence[Request]) -> Measured:
@@ -210,6 +213,25 @@ def _peak() -> Iterator[Callable[[], float]]:
         watcher.join()
 
 
+def decode_weights(model: EchoVLMForConditionalGeneration) -> int:
+    """Bytes of weights that every decoding step reads: all layers of the decoder, and the head."""
+    parameters = [*model.model.language_model.layers.parameters(), model.lm_head.weight]
+    return sum(parameter.nbytes for parameter in parameters)
+
+
+def copied_per_s(device: str) -> float:
+    """Bytes that a plain copy of 1 GiB reads and writes in a second; the best of five."""
+    source = torch.ones(2**28, device=device)
+    target = torch.empty_like(source)
+
+    def copy() -> float:
+        begin = _now()
+        target.copy_(source)
+        return _now() - begin
+
+    return 2 * source.nbytes / min(copy() for _ in range(5))
+
+
 def compare(args: argparse.Namespace) -> dict[str, list[Measured]]:
     """Every repeat runs every side, on requests of its own."""
     dtype = getattr(torch, args.dtype)
@@ -218,6 +240,7 @@ def compare(args: argparse.Namespace) -> dict[str, list[Measured]]:
     images = f"images of {args.image_px} px"
     print(f"{num / 1e6:.0f} M parameters, {args.dtype}, {args.cases} cases, batch {args.batch}, {images}")
     measured: dict[str, list[Measured]] = {side: [] for side in SIDES if side in args.sides}
+    weights, limit = decode_weights(model), copied_per_s(args.device)
     runs_of = sides(model, args)
     for repeat in range(args.repeats):
         vocab, seed = model.config.text_config.vocab_size, args.seed + repeat
@@ -229,6 +252,10 @@ def compare(args: argparse.Namespace) -> dict[str, list[Measured]]:
             speed = f"{args.cases / run.seconds:5.2f} cases/s, {num_tokens / run.seconds:6.1f} tokens/s"
             memory = f"{run.peak_mib:6.0f} MiB above the weights"
             print(f"seed {seed} {side:9}: {run.seconds:6.1f} s, {speed}, {memory}; {parts}", flush=True)
+            if run.num_decode_steps:
+                read = weights * run.num_decode_steps / run.parts["decode"]
+                share = f"{100 * read / limit:.0f} % of a plain copy's {limit / 1e9:.1f} GB/s"
+                print(f"    {run.num_decode_steps} decoding steps, weights at {read / 1e9:.1f} GB/s, {share}")
         if args.dtype == "float32":
             answers = [runs[-1].tokens for runs in measured.values()]
             assert all(answer == answers[0] for answer in answers), "the sides wrote different tokens"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from sonoloop.model.engine_config import EngineConfig
-from sonoloop.model.generation import Request, TurnAnswer
+from sonoloop.model.generation import Backend, Progress, Request
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
 from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.runner import ModelRunner
 from sonoloop.model.scheduler import Limits, Scheduler
 from sonoloop.model.structured import EntitiesGrammar
-from sonoloop.platform.errors import Reason, RejectedError
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -31,23 +30,7 @@ def answer_text(processor: EchoVLMProcessor, token_ids: Sequence[int]) -> str:
     return decoded
 
 
-def check_fits(request: Request, *, context_tokens: int, max_cached_tokens: int) -> None:
-    """Refuse a request that could never finish.
-
-    Raises:
-        RejectedError: the prompt and its longest answers exceed the model's context or the cache's budget.
-    """
-    most = min(context_tokens, max_cached_tokens)
-    if request.max_tokens() > most:
-        raise RejectedError(
-            Reason.TOO_MANY_TOKENS,
-            f"expected prompt and answers of at most {most} tokens together, got a prompt of "
-            f"{len(request.prompt.token_ids)} and answers of up to "
-            f"{request.max_tokens() - len(request.prompt.token_ids)}",
-        )
-
-
-class TransformersBackend:
+class TransformersBackend(Backend):
     """Generates with transformers' modules over an arena of keys and values.
 
     Calls from several threads take turns. In float32 an answer does not depend on the other requests of a
@@ -85,58 +68,7 @@ class TransformersBackend:
         """Tokens of a whole conversation that model and memory have room for."""
         return min(self._runner.context_tokens, self._max_cached_tokens)
 
-    def generate(self, requests: Sequence[Request]) -> list[list[TurnAnswer] | RejectedError]:
-        """Answer every request, in order; one that can never fit is a rejection in its place."""
-        results: dict[int, list[TurnAnswer] | RejectedError] = {}
-        fitting = []
-        for index, request in enumerate(requests):
-            try:
-                self.check(request)
-                fitting.append(index)
-            except RejectedError as err:
-                results[index] = err
-        for position, _, answers in self._run([requests[index] for index in fitting]):
-            if answers is not None:
-                results[fitting[position]] = answers
-        return [results[index] for index in range(len(requests))]
-
-    def stream(
-        self, request: Request, on_tokens: Callable[[Sequence[int]], None], is_wanted: Callable[[], bool]
-    ) -> list[TurnAnswer]:
-        """Answer one request, telling of new tokens as they come.
-
-        Args:
-            request: What to answer.
-            on_tokens: Gets the ids written by each step.
-            is_wanted: Asked after each step; False stops the model.
-
-        Returns:
-            The answers; none where it was stopped.
-
-        Raises:
-            RejectedError: The request can never fit.
-        """
-        self.check(request)
-        for _, token_ids, answers in self._run([request]):
-            on_tokens(token_ids)
-            if answers is not None:
-                return answers
-            if not is_wanted():
-                break
-        return []
-
-    def check(self, request: Request) -> None:
-        """Refuse a request that can never fit.
-
-        Raises:
-            RejectedError: As `check_fits`.
-        """
-        check_fits(
-            request,
-            context_tokens=self._runner.context_tokens,
-            max_cached_tokens=self._max_cached_tokens,
-        )
-
-    def _run(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[int], list[TurnAnswer] | None]]:
+    def run(self, requests: Sequence[Request], *, streamed: bool) -> Progress:  # noqa: ARG002
+        """Answer requests that were checked; every step tells what it wrote."""
         with self._lock, torch.inference_mode():
             yield from self._scheduler.run(requests)

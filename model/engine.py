@@ -100,7 +100,7 @@ class DraftingEngine(Generic[B]):
         ``model-failed`` (the only one a retry may help).
         """
         requests = [_attempt(self._request, case) for case in batch]
-        answers = _stage(self._generate, requests)
+        answers = _stage(self.backend.generate, requests)
         return [_attempt(lambda pair: self._draft(*pair), pair) for pair in zip(batch, answers, strict=True)]
 
     def chat(
@@ -144,9 +144,6 @@ class DraftingEngine(Generic[B]):
         request = Request(prompt, (Turn(min(max_new_tokens, room)),), Sampling(temperature, seed))
         self.backend.check(request)
         return stream_answer(self.backend, self.processor, request)
-
-    def _generate(self, requests: Sequence[Request]) -> list[list[TurnAnswer] | RejectedError]:
-        return self.backend.generate(requests)
 
     def _request(self, case: PreparedCase) -> Request:
         """The conversation of a case.

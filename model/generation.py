@@ -7,13 +7,15 @@ grammar. The turns of one request share what was read and written before, so not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 from sonoloop.model.processor import Grids, Patches
 from sonoloop.model.structured import RowSpec
-from sonoloop.platform.errors import RejectedError
+from sonoloop.platform.errors import Reason, RejectedError
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -90,25 +92,62 @@ class TurnAnswer:
         return math.exp(sum(self.log_probs) / len(self.log_probs)) if self.log_probs else 1.0
 
 
-class Backend(Protocol):
+Progress: TypeAlias = Generator[tuple[int, list[int], list[TurnAnswer] | None], None, None]
+"""``(request index, new token ids, answers)``, step by step; answers are None until the request is done."""
+
+
+class Backend(ABC):
     """What turns requests into tokens: transformers here, vLLM, or another."""
 
     @property
+    @abstractmethod
     def context_tokens(self) -> int:
         """Tokens of a whole conversation that model and memory have room for."""
-        ...
 
     def check(self, request: Request) -> None:
-        """Refuse a request that can never fit.
+        """Refuse a request that could never finish.
 
         Raises:
-            RejectedError: with the reason.
+            RejectedError: the prompt and its longest answers exceed what there is room for.
         """
-        ...
+        if request.max_tokens() > self.context_tokens:
+            num_prompt = len(request.prompt.token_ids)
+            raise RejectedError(
+                Reason.TOO_MANY_TOKENS,
+                f"expected prompt and answers of at most {self.context_tokens} tokens together, got a prompt "
+                f"of {num_prompt} and answers of up to {request.max_tokens() - num_prompt}",
+            )
+
+    @abstractmethod
+    def run(self, requests: Sequence[Request], *, streamed: bool) -> Progress:
+        """Answer requests that were checked; closing the iterator stops the model.
+
+        Args:
+            requests: What to answer.
+            streamed: Whether somebody waits for single tokens.
+
+        Returns:
+            Who wrote what, step by step.
+        """
 
     def generate(self, requests: Sequence[Request]) -> list[list[TurnAnswer] | RejectedError]:
-        """Answer every request, in order; one that cannot be answered is a rejection in its place."""
-        ...
+        """Answer every request, in order; one that can never fit is a rejection in its place.
+
+        Raises:
+            RuntimeError: The model failed; nothing of the call is left in it.
+        """
+        results: dict[int, list[TurnAnswer] | RejectedError] = {}
+        fitting = []
+        for index, request in enumerate(requests):
+            try:
+                self.check(request)
+                fitting.append(index)
+            except RejectedError as err:
+                results[index] = err
+        for position, _, answers in self.run([requests[index] for index in fitting], streamed=False):
+            if answers is not None:
+                results[fitting[position]] = answers
+        return [results[index] for index in range(len(requests))]
 
     def stream(
         self, request: Request, on_tokens: Callable[[Sequence[int]], None], is_wanted: Callable[[], bool]
@@ -126,7 +165,15 @@ class Backend(Protocol):
         Raises:
             RejectedError: The request can never fit.
         """
-        ...
+        self.check(request)
+        with closing(self.run([request], streamed=True)) as running:
+            for _, token_ids, answers in running:
+                on_tokens(token_ids)
+                if answers is not None:
+                    return answers
+                if not is_wanted():
+                    break
+        return []
 
 
 def geometric_mean(probabilities: Iterable[float]) -> float:

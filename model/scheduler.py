@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sonoloop.model.generation import Request, TurnAnswer
+from sonoloop.model.generation import Progress, Request, TurnAnswer
 from sonoloop.model.kv_arena import plan_step
 from sonoloop.model.runner import EmbeddedPrompt, ModelRunner
 from sonoloop.model.structured import EntitiesGrammar, RowConstraint
@@ -88,7 +88,7 @@ class Scheduler:
         self._end_ids = tuple(end_ids)
         self._prefixes: OrderedDict[tuple[int, ...], tuple[Tensor, ...]] = OrderedDict()
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[int], list[TurnAnswer] | None]]:
+    def run(self, requests: Sequence[Request]) -> Progress:
         """Answer requests; closing the iterator stops the model.
 
         Yields:
@@ -111,7 +111,8 @@ class Scheduler:
 
     def _reserve(self, longest: int, num_waiting: int) -> int:
         """Make slots for the longest request; returns how many."""
-        capacity = math.ceil(longest / _CAPACITY_STEP) * _CAPACITY_STEP
+        rounded = math.ceil(longest / _CAPACITY_STEP) * _CAPACITY_STEP
+        capacity = max(longest, min(rounded, self._limits.max_cached_tokens))
         num_slots = min(self._limits.max_rows, num_waiting, self._limits.max_cached_tokens // capacity)
         num_slots = max(1, num_slots)
         self._runner.arena.reserve(num_slots, capacity)

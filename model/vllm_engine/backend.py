@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +21,9 @@ import numpy as np
 
 from sonoloop.model.checkpoint import check_folder
 from sonoloop.model.configuration import EchoVLMConfig
-from sonoloop.model.decoding import check_fits, end_ids
+from sonoloop.model.decoding import end_ids
 from sonoloop.model.engine_config import EngineConfig
-from sonoloop.model.generation import Request, Turn, TurnAnswer
+from sonoloop.model.generation import Backend, Progress, Request, Turn, TurnAnswer
 from sonoloop.model.processor import PATCH_DIM, EchoVLMProcessor
 from sonoloop.model.structured import EntitiesGrammar, RowConstraint, RowSpec
 from sonoloop.model.vllm_engine.core import VllmCore, Written, unsupported
@@ -56,7 +56,7 @@ class _Conversation:
         return cut or len(self.answers) == len(self.request.turns)
 
 
-class VllmBackend:
+class VllmBackend(Backend):
     """A model folder in a vLLM engine of this process. Calls from several threads take turns.
 
     Args:
@@ -77,7 +77,7 @@ class VllmBackend:
             raise ConfigError(f"vLLM cannot run this model here: {reason}")
         text = self._model_config.text_config
         answers = config.max_report_tokens + config.max_entities_tokens + _TURN_TOKENS
-        self.context_tokens = min(int(text.max_position_embeddings), config.max_prompt_tokens + answers)
+        self._context_tokens = min(int(text.max_position_embeddings), config.max_prompt_tokens + answers)
         self._end_ids: tuple[int, ...] = end_ids(processor) if processor else ()
         self._grammar = (
             EntitiesGrammar(
@@ -94,56 +94,17 @@ class VllmBackend:
             folder,
             config,
             max_pixels=max_pixels,
-            max_tokens=self.context_tokens,
+            max_tokens=self._context_tokens,
             has_tokenizer=processor is not None,
         )
         self._names = itertools.count()
         self._lock = threading.Lock()
         logger.info("vLLM holds %s after %.1f s", folder.name, time.monotonic() - start)
 
-    def generate(self, requests: Sequence[Request]) -> list[list[TurnAnswer] | RejectedError]:
-        """Answer every request, in order; one that can never fit is a rejection in its place.
-
-        Raises:
-            RuntimeError: vLLM failed; nothing of the call is left in it.
-        """
-        results: dict[int, list[TurnAnswer] | RejectedError] = {}
-        fitting = []
-        for index, request in enumerate(requests):
-            try:
-                self.check(request)
-                fitting.append(index)
-            except RejectedError as err:
-                results[index] = err
-        for position, _, answers in self._run([requests[index] for index in fitting], streamed=False):
-            if answers is not None:
-                results[fitting[position]] = answers
-        return [results[index] for index in range(len(requests))]
-
-    def stream(
-        self, request: Request, on_tokens: Callable[[Sequence[int]], None], is_wanted: Callable[[], bool]
-    ) -> list[TurnAnswer]:
-        """Answer one request, telling of new tokens as they come.
-
-        Args:
-            request: What to answer.
-            on_tokens: Gets the ids written by each step.
-            is_wanted: Asked after each step; False stops the model.
-
-        Returns:
-            The answers; none where it was stopped.
-
-        Raises:
-            RejectedError: The request can never fit.
-        """
-        self.check(request)
-        for _, token_ids, answers in self._run([request], streamed=True):
-            on_tokens(token_ids)
-            if answers is not None:
-                return answers
-            if not is_wanted():
-                break
-        return []
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of a whole conversation that model and memory have room for."""
+        return self._context_tokens
 
     def check(self, request: Request) -> None:
         """Refuse a request that can never fit, or whose images are not those of its tokens.
@@ -151,9 +112,7 @@ class VllmBackend:
         Raises:
             RejectedError: with the reason.
         """
-        check_fits(
-            request, context_tokens=self.context_tokens, max_cached_tokens=self.context_tokens
-        )  # vLLM does not start without memory for one conversation of this length
+        super().check(request)  # vLLM does not start without memory for one conversation of this length
         prompt, config = request.prompt, self._model_config
         sizes_N = prompt.image_grid_thw.prod(axis=1)
         num_patches, tokens_N = int(sizes_N.sum()), sizes_N // self._merge**2
@@ -183,14 +142,8 @@ class VllmBackend:
     def _merge(self) -> int:
         return int(self._model_config.vision_config.spatial_merge_size)
 
-    def _run(
-        self, requests: Sequence[Request], *, streamed: bool
-    ) -> Iterator[tuple[int, list[int], list[TurnAnswer] | None]]:
-        """Answer requests; closing the iterator stops the model.
-
-        Yields:
-            ``(request index, new token ids, answers)``; ``answers`` is None until the request is done.
-        """
+    def run(self, requests: Sequence[Request], *, streamed: bool) -> Progress:
+        """Answer requests that were checked; closing the iterator stops the model."""
         running: dict[str, _Conversation] = {}
         with self._lock:
             try:
