@@ -57,7 +57,9 @@ def draw_pictures(
 ) -> None:
     """``cases.png``: some cases with boxes and drafts of both rounds; ``rounds.png``: the figures."""
     shown = [key for key, true in truth.items() if true.boxes and cases[key].organ_hint in NEW_ORGANS]
-    shown = shown[:NUM_SHOWN]
+    # a rejection has nothing to compare, and rejected cases stand first: they never get to a reader
+    drafted = dict(zip(shown, drafts_of(workspace, versions[0], shown), strict=True))
+    shown = sorted(shown, key=lambda key: drafted[key] is None)[:NUM_SHOWN]
     before, after = (drafts_of(workspace, version, shown) for version in versions)
     truths = [truth[key] for key in shown]
     draw_contact_sheet(output / "cases.png", workspace, [cases[key] for key in shown], truths, before, after)
