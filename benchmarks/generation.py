@@ -35,9 +35,8 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
-from benchmarks.published import as_published
+from benchmarks.published import as_published, generate_rows
 from benchmarks.workload import IMAGE, PAD, SIZES, build_model, draw_requests
 from sonoloop.model.checkpoint import save_model
 from sonoloop.model.configuration import EchoVLMConfig
@@ -82,11 +81,9 @@ def padded_batches(
             "pixel_values": torch.from_numpy(np.concatenate([r.prompt.pixel_values for r in group])),
             "image_grid_thw": torch.from_numpy(np.concatenate([r.prompt.image_grid_thw for r in group])),
         }
-        longest_new = max(r.turns[0].max_new_tokens for r in group)
-        config = GenerationConfig(max_new_tokens=longest_new, do_sample=False, pad_token_id=PAD)
-        out = model.generate(**{k: v.to(model.device) for k, v in inputs.items()}, generation_config=config)
-        new = out[:, longest:].tolist()
-        yield [row[: r.turns[0].max_new_tokens] for row, r in zip(new, group, strict=True)]
+        on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        rows = generate_rows(model, on_device, [r.turns[0].max_new_tokens for r in group])
+        yield [row.tolist() for row in rows]
 
 
 def run_generate(model: EchoVLMForConditionalGeneration, requests: Sequence[Request], batch: int) -> Measured:

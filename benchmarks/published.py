@@ -195,25 +195,27 @@ class PublishedEchoVLM(EchoVLMForConditionalGeneration):
     def _supports_logits_to_keep(self) -> bool:
         return False  # 4.47's Qwen2-VL could not leave any out
 
-    @torch.inference_mode()
-    def generate_rows(self, batch: Mapping[str, Tensor], num_new_tokens: int | Sequence[int]) -> list[Tensor]:
-        """Decode greedily until the longest row has its tokens; no token ends a row.
 
-        Args:
-            batch: ``input_ids`` and ``attention_mask``, left padded, ``mm_token_type_ids``, and for images
-                ``pixel_values`` and ``image_grid_thw``, on the model's device.
-            num_new_tokens: One length for all rows, or one per row.
+@torch.inference_mode()
+def generate_rows(
+    model: EchoVLMForConditionalGeneration, batch: Mapping[str, Tensor], num_new_tokens: int | Sequence[int]
+) -> list[Tensor]:
+    """Decode a padded batch greedily until the longest row has its tokens; no token ends a row.
 
-        Returns:
-            The new tokens of each row, cut to its length, int64.
-        """
-        num_rows, num_prompt = batch["input_ids"].shape
-        lengths = [num_new_tokens] * num_rows if isinstance(num_new_tokens, int) else list(num_new_tokens)
-        config = GenerationConfig(
-            max_new_tokens=max(lengths), do_sample=False, eos_token_id=None, pad_token_id=0
-        )
-        tokens = self.generate(**batch, generation_config=config)
-        return [row[num_prompt : num_prompt + length] for row, length in zip(tokens, lengths, strict=True)]
+    Args:
+        model: The baseline, or any model of ours that attends as transformers does.
+        batch: ``input_ids`` and ``attention_mask``, left padded, ``mm_token_type_ids``, and for images
+            ``pixel_values`` and ``image_grid_thw``, on the model's device.
+        num_new_tokens: One length for all rows, or one per row.
+
+    Returns:
+        The new tokens of each row, cut to its length, int64.
+    """
+    num_rows, num_prompt = batch["input_ids"].shape
+    lengths = [num_new_tokens] * num_rows if isinstance(num_new_tokens, int) else list(num_new_tokens)
+    config = GenerationConfig(max_new_tokens=max(lengths), do_sample=False, eos_token_id=None, pad_token_id=0)
+    tokens = model.generate(**batch, generation_config=config)
+    return [row[num_prompt : num_prompt + length] for row, length in zip(tokens, lengths, strict=True)]
 
 
 def as_published(model: EchoVLMForConditionalGeneration) -> PublishedEchoVLM:

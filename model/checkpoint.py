@@ -21,7 +21,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def is_echovlm(folder: Path) -> bool:
     return any(".moe.experts." in key for keys in stored_keys(folder).values() for key in keys)
 
 
-def check_keys(stored: set[str], expected: set[str], *, tied: bool) -> None:
+def _check_keys(stored: set[str], expected: set[str], *, tied: bool) -> None:
     """Compare published names; a tied checkpoint may repeat the head.
 
     Raises:
@@ -175,7 +175,7 @@ def _check_shape(key: str, found: torch.Size, expected: torch.Size) -> None:
         raise CheckpointError(f"{key} has shape {tuple(found)}, the configuration says {tuple(expected)}")
 
 
-def copy_weights(path: Path, keys: set[str], views: Mapping[str, Tensor]) -> None:
+def _copy_weights(path: Path, keys: set[str], views: Mapping[str, Tensor]) -> None:
     """Copy tensors of one file into views of the same names; dtype and device are the views'.
 
     Raises:
@@ -188,7 +188,7 @@ def copy_weights(path: Path, keys: set[str], views: Mapping[str, Tensor]) -> Non
             views[key].copy_(tensor)
 
 
-def check_tied_head(stored: Mapping[Path, set[str]]) -> None:
+def _check_tied_head(stored: Mapping[Path, set[str]]) -> None:
     """A tied checkpoint may repeat the head; if the copy differs, one of the two would be lost.
 
     Raises:
@@ -226,13 +226,47 @@ def check_folder(folder: Path) -> EchoVLMConfig:
     with no_init_weights(), torch.device("meta"):
         state = EchoVLMForConditionalGeneration(config).state_dict()
     views = published_views(state, tied=config.tie_word_embeddings)
-    check_keys(set().union(*stored.values()), set(views), tied=config.tie_word_embeddings)
+    _check_keys(set().union(*stored.values()), set(views), tied=config.tie_word_embeddings)
     for path, keys in stored.items():
         for key, shape in _stored_shapes(path, keys & views.keys()).items():
             _check_shape(key, shape, views[key].shape)
     if config.tie_word_embeddings:
-        check_tied_head(stored)
+        _check_tied_head(stored)
     return config
+
+
+def fill(
+    model: EchoVLMForConditionalGeneration,
+    folder: Path,
+    stored: Mapping[Path, set[str]],
+    *,
+    expects: Callable[[str], bool] = lambda _: True,
+) -> int:
+    """Copy a folder's weights into a model, every key accounted for, and its generation settings.
+
+    Args:
+        model: Of the folder's configuration; a tied head must be tied.
+        folder: Holds the weights.
+        stored: The folder's `stored_keys`, read before the model is made: a broken folder fails early.
+        expects: Which published keys the folder has to hold, and may hold; all by default.
+
+    Returns:
+        How many weights were copied.
+
+    Raises:
+        CheckpointError: A file or weight is missing, unexpected, unreadable or of another shape.
+    """
+    tied = model.config.tie_word_embeddings
+    views = published_views(model.state_dict(), tied=tied)
+    views = {key: view for key, view in views.items() if expects(key)}
+    _check_keys(set().union(*stored.values()), set(views), tied=tied)
+    if tied:
+        _check_tied_head(stored)
+    for path, keys in stored.items():
+        _copy_weights(path, keys, views)
+    if (folder / GENERATION_FILE).exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return len(views)
 
 
 def load_model(
@@ -257,7 +291,6 @@ def load_model(
     """
     start = time.monotonic()
     config = read_config(folder)
-    tied = config.tie_word_embeddings
     stored = stored_keys(folder)
     with no_init_weights(), torch.device(device):
         model: EchoVLMForConditionalGeneration = EchoVLMForConditionalGeneration._from_config(
@@ -267,15 +300,8 @@ def load_model(
             experts_implementation={"text_config": experts_implementation},  # the vision tower refuses one
         )
     model.tie_weights()
-    views = published_views(model.state_dict(), tied=tied)
-    check_keys(set().union(*stored.values()), set(views), tied=tied)
-    if tied:
-        check_tied_head(stored)
-    for path, keys in stored.items():
-        copy_weights(path, keys, views)
-    if (folder / GENERATION_FILE).exists():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    logger.info("loaded %d weights in %.1f s", len(views), time.monotonic() - start)
+    num_weights = fill(model, folder, stored)
+    logger.info("loaded %d weights in %.1f s", num_weights, time.monotonic() - start)
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -346,7 +372,7 @@ def save_state(
         expected = EchoVLMForConditionalGeneration(config).state_dict()
     tied = config.tie_word_embeddings
     views = published_views(state, tied=tied)
-    check_keys(set(views), set(published_views(expected, tied=tied)), tied=tied)
+    _check_keys(set(views), set(published_views(expected, tied=tied)), tied=tied)
     _write_weights(views, folder, max_shard_bytes)
     if generation_config is not None:
         generation_config.save_pretrained(folder)

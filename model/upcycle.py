@@ -27,17 +27,12 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from transformers import GenerationConfig
 from transformers.initialization import no_init_weights
 
 from sonoloop.model.checkpoint import (
-    GENERATION_FILE,
-    check_keys,
-    check_tied_head,
     copy_companions,
-    copy_weights,
+    fill,
     is_echovlm,
-    published_views,
     save_model,
     stored_keys,
 )
@@ -154,20 +149,6 @@ def _is_new(key: str) -> bool:
     return ".moe." in key or ".coefficient." in key
 
 
-def _read_dense(folder: Path, model: EchoVLMForConditionalGeneration) -> None:
-    tied = model.config.tie_word_embeddings
-    stored = stored_keys(folder)
-    views = published_views(model.state_dict(), tied=tied)
-    views = {key: view for key, view in views.items() if not _is_new(key)}
-    check_keys(set().union(*stored.values()), set(views), tied=tied)
-    if tied:
-        check_tied_head(stored)
-    for path, keys in stored.items():
-        copy_weights(path, keys, views)
-    if (folder / GENERATION_FILE).exists():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-
-
 def upcycle(dense: Path, out: Path, config: UpcycleConfig | None = None) -> None:
     """Write an EchoVLM folder whose first forward pass equals the dense model's bit for bit.
 
@@ -191,7 +172,7 @@ def upcycle(dense: Path, out: Path, config: UpcycleConfig | None = None) -> None
     with no_init_weights():
         model = EchoVLMForConditionalGeneration._from_config(grown, dtype=grown.dtype)
     model.tie_weights()
-    _read_dense(dense, model)
+    fill(model, dense, stored_keys(dense), expects=lambda key: not _is_new(key))
     generator = torch.Generator().manual_seed(config.seed)
     for layer in model.model.language_model.layers:
         _add_branch(layer, config, grown.text_config.initializer_range, generator)

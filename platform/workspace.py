@@ -243,6 +243,7 @@ class Store:
         try:
             table = pq.read_table(path, filesystem=self.fs, partitioning=None)
             return with_added_columns(table, schema).select(schema.names).cast(schema)
+        # in this order: no Parquet file; a type that Arrow has no cast for; a column that is not there
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as err:
             raise StorageError(
                 f"{path} is not a table of this version of sonoloop; move it away or restore it"

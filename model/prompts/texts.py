@@ -24,7 +24,7 @@ SYSTEM_PROMPTS: dict[Language, str] = {
     "en": "You draft ultrasound reports that a physician will review.",
     "zh": "你负责起草超声检查报告，报告随后由医师审核。",
 }
-ORGAN_WORDS_ZH: dict[str, str] = {
+ORGAN_WORDS_ZH: dict[Organ, str] = {
     "breast": "乳腺",
     "thyroid": "甲状腺",
     "liver": "肝脏",

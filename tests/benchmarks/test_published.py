@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.published import PublishedEchoVLM, as_published
+from benchmarks.published import PublishedEchoVLM, as_published, generate_rows
 from torch import Tensor
 
 from sonoloop.model.checkpoint import load_model
@@ -49,7 +49,7 @@ def test_greedy_tokens_are_the_golden_ones_cut_to_each_rows_length(case: Case) -
     baseline, batch, io = case
     expected = io["generated"][:, batch["input_ids"].shape[1] :]
     lengths = [16, 3, 9, 12][: len(expected)]
-    found = baseline.generate_rows(batch, lengths)
+    found = generate_rows(baseline, batch, lengths)
     assert [len(row) for row in found] == lengths
     assert all(torch.equal(row, full[: len(row)]) for row, full in zip(found, expected, strict=True))
 
@@ -58,7 +58,7 @@ def test_prefill_computes_the_logits_of_every_prompt_position(case: Case) -> Non
     baseline, batch, _ = case
     shapes: list[torch.Size] = []
     hook = baseline.lm_head.register_forward_hook(lambda _m, _i, output: shapes.append(output.shape))
-    baseline.generate_rows(batch, 2)
+    generate_rows(baseline, batch, 2)
     hook.remove()
     assert [shape[1] for shape in shapes] == [batch["input_ids"].shape[1], 1]
 

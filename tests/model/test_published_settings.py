@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.published import as_published
+from benchmarks.published import as_published, generate_rows
 from tiny import MIXED_ROWS, tiny_batch, tiny_model
 from torch import Tensor
 from torch.nn import functional
@@ -54,7 +54,7 @@ def test_logits_loss_and_greedy_tokens_are_the_published_ones(
     real_BT = batch["attention_mask"].bool()
     labels = batch["input_ids"].masked_fill(~real_BT, -100)
     expected = reference(**batch, labels=labels, output_router_logits=True)
-    tokens = torch.stack(reference.generate_rows(batch, NUM_TOKENS))
+    tokens = torch.stack(generate_rows(reference, batch, NUM_TOKENS))
     for experts in EXPERTS:
         model = load_model(tmp_path / "model", experts_implementation=experts)
         found = model(**batch, labels=labels, output_router_logits=True)
@@ -108,7 +108,7 @@ def test_a_batch_without_any_image_is_the_published_one() -> None:
     assert "pixel_values" not in batch
     reference = as_published(model)
     torch.testing.assert_close(model(**batch).logits, reference(**batch).logits, atol=TOLERANCE, rtol=0)
-    assert torch.equal(greedy(model, batch), torch.stack(reference.generate_rows(batch, NUM_TOKENS)))
+    assert torch.equal(greedy(model, batch), torch.stack(generate_rows(reference, batch, NUM_TOKENS)))
 
 
 def switch_loss(logits_LNE: Tensor, num_active: int, real_N: Tensor) -> Tensor:
