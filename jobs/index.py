@@ -68,7 +68,7 @@ def _is_fresh(info: ObjectInfo, row: InstanceRecord | None, config: IndexConfig)
     """Whether an object is new, changed, or was rejected for something that may be otherwise now."""
     if row is None or row.etag != info.etag or row.retryable:
         return True
-    return row.reason == Reason.PHI_SUSPECTED and config.pictures_are_clean
+    return row.reason == Reason.PHI_SUSPECTED and config.deidentify.pictures_are_clean
 
 
 def _open_all(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from sonoloop.platform.archive.deidentify import clean_frame, encode_png
-from sonoloop.platform.archive.instance import Instance, open_instance
+from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig, clean_frames
+from sonoloop.platform.archive.deidentify.png import encode_png
+from sonoloop.platform.archive.instance import Instance
 from sonoloop.platform.archive.keyframes import choose_key_frames
+from sonoloop.platform.archive.reading.open import open_instance
 from sonoloop.platform.errors import Reason, RejectedError, StorageError
 from sonoloop.platform.identity import pseudonym
 from sonoloop.platform.records import CaseImage, InstanceRecord, content_id
@@ -24,14 +27,11 @@ class IndexConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     key_frames: int = Field(default=2, ge=1, description="frames taken from one cine loop")
     max_images: int = Field(default=4, ge=1, description="images of one case, at most")
-    pictures_are_clean: bool = Field(
-        default=False,
-        description="accept objects without declared ultrasound regions; only for archives cleaned before",
-    )
     max_object_bytes: int = Field(
         default=2**31, ge=1, description="a larger object is rejected before it is fetched"
     )
     batch_size: int = Field(default=16, ge=1, description="objects per task")
+    deidentify: DeidentifyConfig = DeidentifyConfig()
 
 
 def index_object(
@@ -45,7 +45,7 @@ def index_object(
     place = {"uri": info.uri, "etag": info.etag, "size_bytes": info.size_bytes, "indexed_at": now}
     try:
         data = _fetch(archive, info, max_bytes=config.max_object_bytes)
-        instance = open_instance(data, name=name)
+        instance = open_instance(io.BytesIO(data), name=name)
         images = _write_key_frames(instance, workspace=workspace, config=config, key=key)
     except RejectedError as err:
         return InstanceRecord(
@@ -61,8 +61,8 @@ def index_object(
         status="indexed",
         case_id=pseudonym(key, "study", instance.study_id),
         patient_key=pseudonym(key, "patient", instance.patient_id),
-        organ_hint=instance.organ_hint,
-        scanner=instance.scanner,
+        organ_hint=instance.facts.organ_hint,
+        scanner=instance.facts.scanner,
         images=images,
         modality=instance.modality,
         transfer_syntax=instance.transfer_syntax,
@@ -94,10 +94,9 @@ def _write_key_frames(
     instance: Instance, *, workspace: Store, config: IndexConfig, key: SecretStr
 ) -> tuple[CaseImage, ...]:
     images = []
-    for index in choose_key_frames(instance.num_frames, config.key_frames, instance.frame):
-        frame = clean_frame(
-            instance.frame(index), instance.regions, pictures_are_clean=config.pictures_are_clean
-        )
+    chosen = choose_key_frames(instance.num_frames, config.key_frames, instance.frame)
+    cleaned = clean_frames([instance.frame(index) for index in chosen], instance, config.deidentify)
+    for index, frame in zip(chosen, cleaned.frames, strict=True):
         image_key, data = encode_png(frame)
         if not workspace.exists(image_key):
             workspace.write_bytes(data, image_key)

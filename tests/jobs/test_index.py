@@ -16,6 +16,7 @@ from dicom_files import COLUMNS, IDENTIFIERS, ROWS, STUDY, picture, real_file, s
 
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.index import group_cases, run_index
+from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
 from sonoloop.platform.archive.index_object import IndexConfig
 from sonoloop.platform.errors import NothingToDoError, Reason, StorageError
 from sonoloop.platform.identity import KEY_VARIABLE
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from conftest import S3Stack
 
 KEY = "0123456789abcdef-of-the-tests"
+TRUSTING = DeidentifyConfig(pictures_are_clean=True)
 GOOD = {
     "1/1": ultrasound(speckle(1)),
     "1/2": ultrasound(speckle(2, frames=6), frames=6, instance="2"),
@@ -152,7 +154,7 @@ class TestOnRay:
         fill(config, {"p/1.png": picture(1), "p/2.png": picture(2), "zero": b""})
         with pytest.raises(NothingToDoError, match="phi-suspected"):
             run_index(config)
-        clean = config.model_copy(update={"index": IndexConfig(pictures_are_clean=True)})
+        clean = config.model_copy(update={"index": IndexConfig(deidentify=TRUSTING)})
         summary = run_index(clean)
         assert (summary.unchanged, summary.indexed, summary.cases) == (1, 2, 1)
 

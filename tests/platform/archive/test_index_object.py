@@ -12,12 +12,14 @@ from dicom_files import IDENTIFIERS, REGION, picture, real_file, speckle, ultras
 from PIL import Image
 from pydantic import SecretStr
 
+from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
 from sonoloop.platform.archive.index_object import IndexConfig, index_object
 from sonoloop.platform.errors import Reason, StorageError
 from sonoloop.platform.records import InstanceRecord
 from sonoloop.platform.workspace import ObjectInfo, Store
 
 KEY = SecretStr("a key for tests only")
+TRUSTING = DeidentifyConfig(pictures_are_clean=True)
 
 
 class Room:
@@ -108,7 +110,7 @@ def test_real_files_pass_only_with_regions_or_when_the_archive_was_cleaned(
     row = room.index(real_file(name))
     assert row.reason == reason
     assert bool(row.images) == (reason is None)
-    assert room.index(real_file(name), config=IndexConfig(pictures_are_clean=True)).status == "indexed"
+    assert room.index(real_file(name), config=IndexConfig(deidentify=TRUSTING)).status == "indexed"
 
 
 def test_nothing_is_written_for_an_object_whose_second_key_frame_is_broken(room: Room) -> None:
@@ -123,7 +125,7 @@ def test_a_folder_of_pictures_is_one_case_and_a_lone_picture_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    clean = IndexConfig(pictures_are_clean=True)
+    clean = IndexConfig(deidentify=TRUSTING)
     for archive in ("archive", f"file://{tmp_path}/archive", str(tmp_path / "archive")):
         room = Room(tmp_path)
         room.archive = Store(archive)

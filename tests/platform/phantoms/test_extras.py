@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from pydicom.errors import InvalidDicomError
 
-from sonoloop.platform.archive.instance import open_instance
+from sonoloop.platform.archive.reading.open import open_instance
 from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.phantoms.extras import broken_objects, real_examples
 
@@ -27,7 +27,7 @@ def test_the_reader_rejects_each_broken_object_for_its_reason(key: str, reason: 
     data = dict(broken_objects())[key]
 
     def look() -> None:
-        open_instance(data, name=key).frame(0)
+        open_instance(io.BytesIO(data), name=key).frame(0)
 
     with pytest.raises(RejectedError) as caught:
         look()
@@ -48,6 +48,6 @@ def test_real_examples_are_ultrasound_that_decodes() -> None:
     examples = real_examples()
     assert len(examples) == 5
     for key, data in examples:
-        instance = open_instance(data, name=key)
+        instance = open_instance(io.BytesIO(data), name=key)
         assert instance.modality == "US"
         assert instance.frame(0).max() > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import random
 import resource
@@ -12,8 +13,15 @@ import pytest
 from dicom_files import COLUMNS, REGION, ROWS, STUDY, picture, real_file, speckle, ultrasound
 from pydicom.uid import ExplicitVRBigEndian
 
-from sonoloop.platform.archive.instance import Instance, Region, open_instance, to_uint8
+from sonoloop.platform.archive.instance import Instance
+from sonoloop.platform.archive.reading import open as reading
+from sonoloop.platform.archive.reading.pixels import to_uint8
+from sonoloop.platform.archive.sense.regions import Region
 from sonoloop.platform.errors import Reason, RejectedError
+
+
+def open_instance(data: bytes, *, name: str) -> Instance:
+    return reading.open_instance(io.BytesIO(data), name=name)
 
 
 def refusal(data: bytes, *, frame: int | None = None) -> RejectedError:
@@ -32,7 +40,7 @@ def test_a_single_frame_is_read_with_its_region_organ_and_maker() -> None:
     instance = open_instance(ultrasound(pixels), name="x")
     assert (instance.rows, instance.columns, instance.num_frames) == (ROWS, COLUMNS, 1)
     assert instance.regions == (Region(*REGION),)
-    assert (instance.organ_hint, instance.scanner) == ("liver", "Maker Model 1")
+    assert (instance.facts.organ_hint, instance.facts.scanner) == ("liver", "Maker Model 1")
     np.testing.assert_array_equal(instance.frame(0), pixels)
 
 
@@ -120,7 +128,7 @@ def test_objects_without_identifiers_stay_apart() -> None:
 
 def test_a_plain_picture_takes_case_and_organ_from_its_folder() -> None:
     instance = open_instance(picture(), name="thyroid/case-7/a.png")
-    assert (instance.study_id, instance.organ_hint, instance.regions) == ("thyroid/case-7", "thyroid", ())
+    assert (instance.study_id, instance.facts.organ_hint) == ("thyroid/case-7", "thyroid")
     assert open_instance(picture(), name="a.png").study_id == "a.png"
 
 

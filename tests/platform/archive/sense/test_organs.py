@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sonoloop.platform.archive.organs import organ_from_text
+from sonoloop.platform.archive.sense.organs import organ_from_text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Pixels leave the archive only de-identified: masks, text in the pixels, quarantine."""

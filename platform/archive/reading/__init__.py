@@ -1,0 +1,1 @@
+"""From an object's bytes to frames: DICOM, pictures, video, arrays. Decoding is done by libraries."""
