@@ -7,28 +7,58 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import gdcm
 import numpy as np
 from numpy.typing import NDArray
 
 from sonoloop.platform.archive.instance import Frame
+from sonoloop.platform.errors import Reason, RejectedError
 
 MAX_FRAME_PIXELS = 64_000_000
 """A frame that claims more pixels is refused before anything is allocated."""
 MAX_FRAMES = 20_000
+_TALKATIVE = ("pydicom", "PIL", "openjpeg", "pylibjpeg")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the readers: pydicom and Pillow quote header values in warnings and in log lines."""
-    reader = logging.getLogger("pydicom")
-    level = reader.level
-    reader.setLevel(logging.CRITICAL + 1)
+    """Silence the readers: they quote header values in warnings, in log lines and on standard error.
+
+    FFmpeg needs no word here: PyAV 18 drops its messages unless asked for them.
+    """
+    for off in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
+        off()
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        reader.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def decoding(index: int, num_frames: int) -> Iterator[None]:
+    """The boundary around every decoder: whatever it raises leaves as a rejection that quotes nothing.
+
+    Raises:
+        RejectedError: `TRUNCATED`, there is no such frame or it cannot be decoded.
+    """
+    if not 0 <= index < num_frames:
+        raise RejectedError(Reason.TRUNCATED, f"expected frame {index}, found {num_frames} frames")
+    try:
+        with quiet():
+            yield
+    except RejectedError:
+        raise
+    except Exception as err:  # every decoder raises its own; the type says enough and quotes nothing
+        raise RejectedError(
+            Reason.TRUNCATED, f"frame {index} cannot be decoded ({type(err).__name__})"
+        ) from None
 
 
 def to_uint8(pixels: NDArray[np.generic]) -> Frame:

@@ -24,6 +24,10 @@ def open_instance(data: bytes, *, name: str) -> Instance:
     return reading.open_instance(io.BytesIO(data), name=name)
 
 
+def bounds(region: Region) -> tuple[int, int, int, int]:
+    return region.left, region.top, region.right, region.bottom
+
+
 def refusal(data: bytes, *, frame: int | None = None) -> RejectedError:
     """The rejection of an object at opening, or at decoding one frame."""
     try:
@@ -39,7 +43,7 @@ def test_a_single_frame_is_read_with_its_region_organ_and_maker() -> None:
     pixels = speckle(1)
     instance = open_instance(ultrasound(pixels), name="x")
     assert (instance.rows, instance.columns, instance.num_frames) == (ROWS, COLUMNS, 1)
-    assert instance.regions == (Region(*REGION),)
+    assert [bounds(region) for region in instance.regions] == [REGION]
     assert (instance.facts.organ_hint, instance.facts.scanner) == ("liver", "Maker Model 1")
     np.testing.assert_array_equal(instance.frame(0), pixels)
 
@@ -115,7 +119,8 @@ def test_the_real_files_of_pydicom_are_read(name: str, size: tuple[int, int], nu
 
 def test_a_region_that_leaves_the_picture_is_cut_and_one_outside_is_dropped() -> None:
     data = ultrasound(speckle(), regions=((100, 80, 500, 500), (200, 200, 300, 300)))
-    assert open_instance(data, name="x").regions == (Region(100, 80, COLUMNS - 1, ROWS - 1),)
+    regions = open_instance(data, name="x").regions
+    assert [bounds(region) for region in regions] == [(100, 80, COLUMNS - 1, ROWS - 1)]
 
 
 def test_objects_without_identifiers_stay_apart() -> None:
@@ -153,7 +158,6 @@ def test_the_usual_pictures_are_decoded(kind: str) -> None:
         (ultrasound(speckle(), Rows=0), Reason.NO_PIXELS),
         (ultrasound(speckle(), Rows=65535, Columns=65535, NumberOfFrames=10000), Reason.TOO_LARGE),
         (ultrasound(speckle(), NumberOfFrames=10**9), Reason.TOO_LARGE),
-        (real_file("examples_ybr_color.dcm")[:-5000], Reason.TRUNCATED),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
 )
