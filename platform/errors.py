@@ -17,6 +17,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     TRUNCATED = "truncated"
     NOT_ULTRASOUND = "not-ultrasound"
+    DOCUMENT = "document"
     TOO_LARGE = "too-large"
     NO_PIXELS = "no-pixels"
     PHI_SUSPECTED = "phi-suspected"
@@ -25,6 +26,9 @@ class Reason(StrEnum):
     TOO_MANY_TOKENS = "too-many-tokens"
     INVALID_OUTPUT = "invalid-output"
     MODEL_FAILED = "model-failed"
+    NOT_DICOM = "not-dicom"
+    NOT_REVIEWED = "not-reviewed"
+    NO_RESULT = "no-result"
 
 
 class SonoloopError(Exception):
