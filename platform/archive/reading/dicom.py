@@ -20,6 +20,7 @@ from sonoloop.platform.archive.reading.dicom_frames import DicomFrames, open_fra
 from sonoloop.platform.archive.reading.pixels import MAX_FRAMES, quiet
 from sonoloop.platform.archive.reading.ranges import RangedFile
 from sonoloop.platform.archive.sense.facts import facts_of
+from sonoloop.platform.archive.sense.refuse import refuse_other
 from sonoloop.platform.archive.sense.regions import read_regions
 from sonoloop.platform.errors import Reason, RejectedError
 
@@ -81,15 +82,13 @@ def _file_meta(file: RangedFile) -> pydicom.dataset.FileMetaDataset:
 
 
 def _behind_file_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return tag.group != 2
+    return bool(tag.group != 2)
 
 
 def _instance(file: RangedFile, dataset: pydicom.FileDataset, name: str) -> Instance:
     if not len(dataset):
         raise RejectedError(Reason.TRUNCATED, "the object is cut off; nothing of it can be read")
-    modality = str(dataset.get("Modality", ""))
-    if modality not in ("US", "IVUS"):
-        raise RejectedError(Reason.NOT_ULTRASOUND, "expected modality US, found another or none")
+    refuse_other(dataset)
     claimed = int(dataset.get("NumberOfFrames") or 1)
     if claimed > MAX_FRAMES:
         raise RejectedError(Reason.TOO_LARGE, f"claims {claimed} frames")
@@ -105,7 +104,7 @@ def _instance(file: RangedFile, dataset: pydicom.FileDataset, name: str) -> Inst
         patient_id=str(dataset.get("PatientID") or study_id),
         instance_uid=instance_uid,
         name=name,
-        modality=modality,
+        modality=str(dataset.get("Modality") or "US"),
         transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID", "")),
         num_frames=frames.num_frames,
         rows=frames.rows,
