@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
 ROWS, COLUMNS = 96, 128
@@ -91,6 +93,41 @@ def ultrasound(
             setattr(dataset, name, value)
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def encapsulated(
+    frames: list[bytes],
+    syntax: str,
+    pixels: NDArray[Any],
+    *,
+    fragments: int = 1,
+    basic_table: bool = False,
+    extended_table: bool = False,
+    **header: Any,
+) -> bytes:
+    """A DICOM object over compressed ``frames``; ``pixels`` is one frame, for its shape and depth.
+
+    Without a table its Basic Offset Table is empty. ``header`` as for `ultrasound`.
+    """
+    value, tables = encapsulate(frames, fragments_per_frame=fragments, has_bot=basic_table), {}
+    if extended_table:
+        value, *rest = encapsulate_extended(frames)
+        tables = dict(zip(("ExtendedOffsetTable", "ExtendedOffsetTableLengths"), rest, strict=True))
+    header = {"NumberOfFrames": len(frames), **tables, **header}
+    native = pydicom.dcmread(io.BytesIO(ultrasound(pixels, **{**header, "PixelData": None})))
+    native.PixelData = value
+    native["PixelData"].VR, native["PixelData"].is_undefined_length = "OB", True
+    native.file_meta.TransferSyntaxUID = syntax
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, native, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def jpeg(pixels: NDArray[Any], **options: Any) -> bytes:
+    """One frame as baseline JPEG; Pillow's ``options``."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", **{"quality": 95, **options})
     return buffer.getvalue()
 
 

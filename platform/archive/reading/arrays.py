@@ -49,7 +49,7 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[np.generic]]
     """The shape and the kind of number; the file then stands at the values."""
     file.seek(0)
     try:
-        version = np.lib.format.read_magic(file)
+        version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
         read = (
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )

@@ -130,7 +130,7 @@ def decode_native(data: bytes, form: PixelFormat) -> Pixels:
     if photometric == "YBR_PARTIAL_420":
         raise RejectedError(Reason.UNREADABLE, "4:2:0 chroma is defined for compressed frames only")
     decoder = get_decoder(form.syntax)
-    return decoder.as_array(data, index=0, raw=True, **form.options(photometric))[0]
+    return np.asarray(decoder.as_array(data, index=0, raw=True, **form.options(photometric))[0])
 
 
 def decode_compressed(frame: bytes, form: PixelFormat) -> tuple[Pixels, str]:

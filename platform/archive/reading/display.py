@@ -78,9 +78,10 @@ def _windowed(pixels: Pixels, dataset: pydicom.Dataset) -> NDArray[Any]:
     """Grey of more than 8 bits, brought to 0..255 by the header's window where it has one."""
     if dataset.BitsStored <= 8 and not dataset.get("PixelRepresentation"):
         return pixels.astype(np.uint8)
-    values = apply_modality_lut(pixels, dataset)
+    values = np.asarray(apply_modality_lut(pixels, dataset))
     if not dataset.get("WindowWidth"):
         return values
     window = partial(apply_windowing, ds=dataset)
     low, high = window(np.array([-1e9, 1e9]))
-    return ((window(values) - low) * (255 / (high - low))).clip(0, 255).round().astype(np.uint8)
+    shown = (np.asarray(window(values)) - low) * (255 / (high - low))
+    return shown.clip(0, 255).round().astype(np.uint8)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from gzip import GzipFile
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from sonoloop.platform.archive.reading.ranges import RangedFile
 from sonoloop.platform.errors import Reason, RejectedError
@@ -151,14 +151,15 @@ def _refuse_bomb(size: int, stored: int) -> None:
 
 def _tar_members(file: RangedFile) -> Iterator[tuple[Member, Opener]]:
     is_gzip = file.read_at(0, 2) == _GZIP_START
-    stream = _BoundedGzip(file) if is_gzip else file.joined([(0, file.size)])
+    stream = cast(BinaryIO, _BoundedGzip(file) if is_gzip else file.joined([(0, file.size)]))
     with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="backslashreplace") as archive:
-        for info in archive:
+        for number, info in enumerate(archive):  # tarfile keeps them all, folders too
+            if number >= MAX_MEMBERS:
+                raise RejectedError(Reason.TOO_LARGE, f"an archive of more than {MAX_MEMBERS} entries")
             if info.isfile() and not info.issparse():
                 fingerprint = content_id(str(info.mtime), str(info.size), str(info.chksum))
                 opener = partial(_open_tarred, file, stream if is_gzip else None, info)
                 yield Member(info.name, info.size, fingerprint), opener
-            archive.members.clear()  # it would keep them all
 
 
 def _open_tarred(file: RangedFile, stream: BinaryIO | None, info: tarfile.TarInfo) -> BinaryIO:

@@ -8,6 +8,8 @@ Source: DICOM PS3.3 C.7.6.3.1.5-6 and C.7.9.2.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
@@ -40,7 +42,7 @@ def read_palette(dataset: pydicom.Dataset, *, little_endian: bool) -> tuple[int,
     return first, table.astype(np.uint8)
 
 
-def _entries(data: bytes, num_entries: int, little_endian: bool) -> NDArray[np.unsignedinteger]:
+def _entries(data: bytes, num_entries: int, little_endian: bool) -> NDArray[Any]:
     """Entries of 16 bits, or of 8 where the data are too short for that."""
     words = _words(data, little_endian)
     entries = words if len(words) >= num_entries else words.view(np.uint8)
@@ -53,9 +55,7 @@ def _words(data: bytes, little_endian: bool) -> NDArray[np.uint16]:
     return np.frombuffer(data, "<u2" if little_endian else ">u2").astype("<u2")
 
 
-def _segmented(
-    dataset: pydicom.Dataset, first: int, num_entries: int, little_endian: bool
-) -> NDArray[np.unsignedinteger]:
+def _segmented(dataset: pydicom.Dataset, first: int, num_entries: int, little_endian: bool) -> NDArray[Any]:
     palette = pydicom.Dataset()
     palette.file_meta = pydicom.dataset.FileMetaDataset()
     palette.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -66,7 +66,7 @@ def _segmented(
         _refuse_long(words)
         setattr(palette, f"{name}Descriptor", dataset[f"{name}Descriptor"].value)
         setattr(palette, f"Segmented{name}Data", words.tobytes())
-    return apply_color_lut(np.arange(first, first + num_entries), palette)
+    return np.asarray(apply_color_lut(np.arange(first, first + num_entries), palette))
 
 
 def _refuse_long(words: NDArray[np.uint16]) -> None:

@@ -78,8 +78,8 @@ def encapsulated_frames(
 ) -> list[Span]:
     """Every whole frame of compressed data.
 
-    A table is believed where it has as many entries as ``NumberOfFrames`` says, from 0 and ascending;
-    otherwise a fragment that starts a codestream starts a frame.
+    A table is believed where it has as many entries as ``NumberOfFrames`` says, from 0, ascending and within
+    the file; otherwise a fragment that starts a codestream starts a frame.
 
     Raises:
         RejectedError: `UNREADABLE`, no items; `TRUNCATED`, nothing whole; `TOO_LARGE`, too many items.
@@ -101,7 +101,8 @@ def encapsulated_frames(
         else:
             last = max((item.end - first for item in _items(file, first + starts[-1])), default=0)
         spans = [(first + start, first + end) for start, end in pairwise([*starts, last])]
-        return [span for span in spans if span[0] < span[1] <= file.size]
+        if all(start < end <= file.size for start, end in spans):
+            return spans
     return _grouped(list(_items(file, first)), claimed)
 
 

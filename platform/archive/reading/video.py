@@ -6,6 +6,7 @@ that open other files and addresses; and a container that asks for another file 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import BinaryIO, NoReturn
@@ -32,6 +33,7 @@ _BY_START = {
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 _TS_PACKET = 188
+_NOWHERE = MAX_FRAMES + 1
 _SNIFFED = 512
 
 
@@ -80,8 +82,8 @@ class Video:
     def __init__(self, opener: Callable[[], BinaryIO], kind: str) -> None:
         """``opener`` gives the file anew, at its start. Raises `RejectedError`."""
         self._opener, self._kind = opener, kind
-        self._keys: list[int] | None = None
-        self._times: dict[int, int] = {}
+        self._times: list[int] | None = None
+        self._keys = [0]
         try:
             with quiet():
                 self._restart()
@@ -106,11 +108,12 @@ class Video:
         with decoding(index, self.num_frames):
             if not self._key_before(index) <= self._next <= index:
                 self._jump(index)
+            place, self._next = self._next, _NOWHERE
             for frame in self._frames:
-                self._next += 1
-                if self._next > index:
+                place += 1
+                if place > index:
+                    self._next = place
                     return self._pixels(frame)
-            self._restart()
             raise RejectedError(Reason.TRUNCATED, f"the video ends before frame {index}")
 
     def _restart(self) -> None:
@@ -118,10 +121,11 @@ class Video:
         self._frames, self._next = self._decoded(), 0
 
     def _open(self) -> InputContainer:
-        container = av.open(
-            self._opener(), format=self._kind, io_open=_refuse, options={"max_pixels": str(MAX_VIDEO_PIXELS)}
-        )
-        container.streams.video[0].codec_context.thread_count = 1  # workers are many; frames of one loop few
+        limit = {"max_pixels": str(MAX_VIDEO_PIXELS)}  # once for the probing, once for the decoding
+        container = av.open(self._opener(), "r", format=self._kind, io_open=_refuse, options=limit)
+        decoder = container.streams.video[0].codec_context
+        decoder.options = dict(limit)
+        decoder.thread_count = 1  # there are many workers, and few frames of one loop are wanted
         return container
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
@@ -138,33 +142,26 @@ class Video:
         return packets
 
     def _key_before(self, index: int) -> int:
-        if index == 0:
-            return 0
-        if self._keys is None:
-            self._keys = [0]
-            packets = self._read_packets()
-            if len({time for time, _ in packets} - {None}) == self.num_frames:
-                shown = sorted(packets)
-                self._times = {time: place for place, (time, _) in enumerate(shown)}
-                self._keys += [place for place, (_, is_key) in enumerate(shown) if is_key]
-        return max(key for key in self._keys if key <= index)
+        """The last frame at or before this one that decoding can start at."""
+        if index and self._times is None:
+            packets = sorted((time, is_key) for time, is_key in self._read_packets() if time is not None)
+            self._times = [time for time, _ in packets]
+            if len(set(self._times)) == self.num_frames:
+                self._keys = [0, *(place for place, (_, is_key) in enumerate(packets) if is_key and place)]
+        return self._keys[bisect_right(self._keys, index) - 1]
 
     def _jump(self, index: int) -> None:
         """Go to the key frame before, or to the start where the stream cannot be sought in."""
         key = self._key_before(index)
-        if key == 0:
-            self._restart()
-            return
-        stream = self._container.streams.video[0]
-        time = next(time for time, place in self._times.items() if place == key)
-        self._container.seek(time, stream=stream)
-        ahead = self._decoded()
-        first = next(ahead)
-        place = self._times.get(first.pts, index + 1)
-        if place > index:
-            self._restart()
-        else:
-            self._frames, self._next = chain([first], ahead), place
+        if key and self._times:
+            self._container.seek(self._times[key], stream=self._container.streams.video[0])
+            ahead = self._decoded()
+            first = next(ahead, None)
+            time = None if first is None else first.pts
+            if first is not None and time in self._times[: index + 1]:
+                self._frames, self._next = chain([first], ahead), self._times.index(time)
+                return
+        self._restart()
 
     def _pixels(self, frame: av.VideoFrame) -> Frame:
         if (frame.height, frame.width) != (self.rows, self.columns):
