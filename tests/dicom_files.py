@@ -120,7 +120,8 @@ def encapsulated(
     native["PixelData"].VR, native["PixelData"].is_undefined_length = "OB", True
     native.file_meta.TransferSyntaxUID = syntax
     buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, native, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    # forced: pydicom does not know every syntax
+    pydicom.dcmwrite(buffer, native, implicit_vr=False, little_endian=True, force_encoding=True)
     return buffer.getvalue()
 
 

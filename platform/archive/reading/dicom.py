@@ -51,7 +51,7 @@ def _read_header(file: RangedFile) -> tuple[RangedFile, pydicom.FileDataset]:
     meta = _file_meta(file)
     if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise RejectedError(
-            Reason.NOT_AN_IMAGE, "a DICOMDIR; the files that it lists are indexed as objects of their own"
+            Reason.DOCUMENT, "a DICOMDIR; the files that it lists are indexed as objects of their own"
         )
     deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
     if deflated:

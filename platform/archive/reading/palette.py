@@ -31,7 +31,7 @@ def read_palette(dataset: pydicom.Dataset, *, little_endian: bool) -> tuple[int,
         RejectedError: `UNREADABLE`, a table of another form; `TOO_LARGE`, its segments are too long.
     """
     num_entries, first, _ = (int(number) for number in dataset.RedPaletteColorLookupTableDescriptor)
-    num_entries = num_entries or MAX_ENTRIES
+    num_entries = num_entries % MAX_ENTRIES or MAX_ENTRIES  # of 16 bits that may have been read as signed
     if "SegmentedRedPaletteColorLookupTableData" in dataset:
         table = _segmented(dataset, first, num_entries, little_endian)
     else:
