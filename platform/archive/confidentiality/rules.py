@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from pydantic import SecretStr
 from pydicom.datadict import keyword_for_tag
@@ -58,7 +59,8 @@ _PSEUDONYMS = {
     "StudyID": ("study-id", 16),
 }
 """Keyed hashes where the profile allows an empty value or a dummy: kind and length, which SH bounds to 16."""
-New = object | None
+New = Any
+"""A value as pydicom takes it for the element's VR, or ``None`` where the element goes."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from sonoloop.platform.identity import pseudonym
 MIN_SHIFT_DAYS, MAX_SHIFT_DAYS = 30, 1_855
 """All dates of a patient move into the past by one number of days in this range, both ends inside."""
 DUMMY_DATE = "19000101"
-_DUMMIES = {
+_DUMMIES: dict[str, str | int | bytes] = {
     "DA": DUMMY_DATE,
     "DT": DUMMY_DATE,
     "TM": "000000",
