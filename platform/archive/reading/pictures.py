@@ -46,8 +46,7 @@ def open_picture(file: RangedFile, name: str) -> Instance:
     try:
         with quiet():
             _refuse_claims(file.read_at(0, 4096))
-            file.seek(0)
-            picture = Picture(Image.open(file, formats=PICTURE_FORMATS))
+            picture = Picture(file)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RejectedError(Reason.TOO_LARGE, "claims more pixels than any picture has") from None
     except RejectedError:
@@ -79,9 +78,11 @@ def _check_size(rows: int, columns: int) -> None:
 class Picture:
     """The pages of one file that are as large as its first; upright, as its EXIF orientation says."""
 
-    def __init__(self, picture: Image.Image) -> None:
+    def __init__(self, file: RangedFile) -> None:
+        self._file = file
+        picture = self._reopen()
         self.kind = f"{picture.format}"
-        self._picture, self._stored_size = picture, picture.size
+        self._stored_size = picture.size
         self._check_size()
         self._turn = _TURNS.get(_orientation(picture))
         columns, rows = picture.size
@@ -92,12 +93,21 @@ class Picture:
     def frame(self, index: int) -> Frame:
         """One page, ``(rows, columns[, 3])``, uint8; colour in every page of a loop, alpha dropped."""
         with decoding(index, self.num_frames):
-            if len(self._pages) > 1 or self.kind == "TIFF":
-                self._picture.seek(self._pages[index])
+            page = self._pages[index]
+            if page <= self._at:  # Pillow 13 cannot go back in a PNG animation, nor try a broken page again
+                self._reopen()
+            if page:
+                self._picture.seek(page)
+            self._at = page
             if self._picture.size != self._stored_size:
                 raise RejectedError(Reason.UNREADABLE, f"page {index} is of another size than the first")
             pixels = self._pixels()
             return pixels if self._turn is None else np.asarray(Image.fromarray(pixels).transpose(self._turn))
+
+    def _reopen(self) -> Image.Image:
+        self._file.seek(0)
+        self._picture, self._at = Image.open(self._file, formats=PICTURE_FORMATS), -1
+        return self._picture
 
     def _pixels(self) -> Frame:
         mode = self._picture.mode
@@ -125,7 +135,7 @@ class Picture:
             self._check_size()
             if self._picture.size == self._stored_size:
                 pages.append(page)
-        self._picture.seek(0)
+        self._reopen()
         return pages
 
     def _check_size(self) -> None:

@@ -124,7 +124,7 @@ class Video:
         limit = {"max_pixels": str(MAX_VIDEO_PIXELS)}  # once for the probing, once for the decoding
         container = av.open(self._opener(), "r", format=self._kind, io_open=_refuse, options=limit)
         decoder = container.streams.video[0].codec_context
-        decoder.options = dict(limit)
+        decoder.options = {**limit, "err_detect": "explode"}  # a broken frame is refused, not painted over
         decoder.thread_count = 1  # there are many workers, and few frames of one loop are wanted
         return container
 
