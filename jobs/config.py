@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.prompts import draft_recipe
-from sonoloop.platform.archive.index_object import IndexConfig
+from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.cluster import RayConfig
+from sonoloop.platform.export.config import ExportConfig
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.registry import ModelConfig
 from sonoloop.platform.settings import read_settings
@@ -100,6 +101,7 @@ class Config(Section):
     push: PushConfig = PushConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     gate: GateConfig = GateConfig()
+    export: ExportConfig = ExportConfig()
     serve: dict[str, Any] = Field(default={}, description="the serving room's own settings, checked there")
 
     @model_validator(mode="after")

@@ -24,26 +24,31 @@ LINE_EVERY_S = 5.0
 class Counter:
     """Counts what the workers report; lives as long as its handle."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: int) -> None:
         self._done = 0
         self._rejected = 0
+        self._total = total
+
+    def expect(self, more: int) -> None:
+        """Rows that were found after the stage began."""
+        self._total += more
 
     def add(self, done: int, rejected: int) -> None:
         """Count rows that left a stage, and how many of them were rejections."""
         self._done += done
         self._rejected += rejected
 
-    def read(self) -> tuple[int, int]:
-        """Rows done so far, rejections among them."""
-        return self._done, self._rejected
+    def read(self) -> tuple[int, int, int]:
+        """Rows done so far, rejections among them, and rows known of."""
+        return self._done, self._rejected, self._total
 
 
 @contextmanager
-def counted(title: str, total: int) -> Iterator[Any]:
-    """A `Counter` handle for the workers, shown until the block ends."""
-    counter = Counter.remote()  # type: ignore[attr-defined]
+def counted(title: str, total: int = 0) -> Iterator[Any]:
+    """A `Counter` handle for the workers, shown until the block ends; they may come to `expect` more."""
+    counter = Counter.remote(total)  # type: ignore[attr-defined]
     stop = threading.Event()
-    shower = threading.Thread(target=_show, args=(title, total, counter, stop), daemon=True)
+    shower = threading.Thread(target=_show, args=(title, counter, stop), daemon=True)
     shower.start()
     try:
         yield counter
@@ -52,12 +57,12 @@ def counted(title: str, total: int) -> Iterator[Any]:
         shower.join()
 
 
-def _show(title: str, total: int, counter: Any, stop: threading.Event) -> None:
+def _show(title: str, counter: Any, stop: threading.Event) -> None:
     show = _show_bar if console.is_terminal else _show_lines
-    show(title, total, counter, stop)
+    show(title, counter, stop)
 
 
-def _show_bar(title: str, total: int, counter: Any, stop: threading.Event) -> None:
+def _show_bar(title: str, counter: Any, stop: threading.Event) -> None:
     columns = (
         TextColumn(title),
         BarColumn(),
@@ -66,18 +71,18 @@ def _show_bar(title: str, total: int, counter: Any, stop: threading.Event) -> No
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=total, rejected="")
+        task = bar.add_task(title, total=None, rejected="")
         running = True
         while running:
             running = not stop.wait(POLL_S)
-            done, rejected = ray.get(counter.read.remote())
-            bar.update(task, completed=done, rejected=f"{rejected} rejected" if rejected else "")
+            done, rejected, total = ray.get(counter.read.remote())
+            bar.update(task, completed=done, total=total, rejected=f"{rejected} rejected" if rejected else "")
 
 
-def _show_lines(title: str, total: int, counter: Any, stop: threading.Event) -> None:
+def _show_lines(title: str, counter: Any, stop: threading.Event) -> None:
     first: tuple[float, int] | None = None  # rates count from the first rows on: actors take time to start
     while not stop.wait(LINE_EVERY_S):
-        done, rejected = ray.get(counter.read.remote())
+        done, rejected, total = ray.get(counter.read.remote())
         if first is None:
             first = (time.monotonic(), done) if done else None
             console.print(f"{title}: {done}/{total}, {'under way' if done else 'starting'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from sonoloop.jobs.calibrating import read_calibrator
@@ -14,7 +15,8 @@ from sonoloop.model.calibration import case_confidence
 from sonoloop.platform import registry
 from sonoloop.platform.labelstudio.predictions import version_name
 from sonoloop.platform.records import DraftRecord
-from sonoloop.platform.tables import current_reviews, read_cases, read_drafts, read_instances
+from sonoloop.platform.sorted_rooms import CASES, INSTANCES, stream
+from sonoloop.platform.tables import count_rejections, current_reviews, read_drafts
 from sonoloop.platform.workspace import Store
 
 
@@ -47,14 +49,14 @@ def run_status(config: Config) -> StatusSummary:
         StorageError: the workspace cannot be reached.
     """
     workspace = config.open_workspace()
-    instances, cases, drafts = read_instances(workspace), read_cases(workspace), read_drafts(workspace)
-    runs = read_runs(workspace)
+    drafts, runs = read_drafts(workspace), read_runs(workspace)
+    organs = _cases_by_organ(workspace)
     return StatusSummary(
         workspace=workspace.uri,
-        objects=len(instances),
-        objects_rejected=dict(Counter(str(i.reason) for i in instances if i.status == "rejected")),
-        cases=len(cases),
-        cases_by_organ=dict(Counter(case.organ_hint or "unknown" for case in cases)),
+        objects=_num_objects(workspace),
+        objects_rejected=count_rejections(workspace),
+        cases=organs.total(),
+        cases_by_organ=dict(organs),
         drafts_by_model=dict(Counter(d.model_version for d in drafts if d.status == "draft")),
         confidence=_confidence(workspace, [d for d in drafts if d.status == "draft"]),
         cases_rejected=dict(Counter(str(d.reason) for d in drafts if d.status == "rejected")),
@@ -63,6 +65,19 @@ def run_status(config: Config) -> StatusSummary:
         runs_unfinished=[run.run_id for run in runs if run.state == "running"],
         last_run=runs[-1].run_id if runs else None,
     )
+
+
+def _num_objects(workspace: Store) -> int:
+    tables = stream(workspace, INSTANCES, columns=("status",))
+    return sum(table.filter(pc.not_equal(table["status"], "gone")).num_rows for table in tables)
+
+
+def _cases_by_organ(workspace: Store) -> Counter[str]:
+    organs: Counter[str] = Counter()
+    for table in stream(workspace, CASES, columns=("organ_hint", "withdrawn")):
+        ready = table.filter(pc.invert(table["withdrawn"]))
+        organs.update(pc.fill_null(ready["organ_hint"], "unknown").to_pylist())
+    return organs
 
 
 def _confidence(workspace: Store, drafts: list[DraftRecord]) -> dict[str, str]:

@@ -1,24 +1,10 @@
-"""The records that cross stages, each with one Arrow schema.
-
-``InstanceRecord`` (``instances/``), one row per object of the archive:
-
-| column | dtype | meaning |
-|---|---|---|
-| instance_id | string | hash of the object's pixels-and-header bytes or keyed hash of its SOP Instance UID |
-| uri | string | where the object lies in the archive; stays in this table |
-| etag | string | the object's version as the store names it |
-| size_bytes | int64 | object size, bytes |
-| status | string | ``indexed`` or ``rejected`` |
-| case_id, patient_key | string | keyed hashes of study and patient, null when rejected |
-| organ_hint, scanner | string | an organ of the lexicon and the maker, where the header names them |
-| images | list of struct | de-identified key frames, in frame order |
-| modality, transfer_syntax | string | DICOM's, null for plain images |
-| num_frames, rows, columns | int32 | pixels of the instance; frames count from 1 |
-| reason, detail, retryable | string, string, bool | why it was rejected; null when indexed |
-| indexed_at | timestamp[us, UTC] | when; the newest row of a URI or a case is the one that counts |
+"""The records that cross stages, each with one Arrow schema. Those of the archive's objects and frames stand
+in `sonoloop.platform.archive.rows`.
 
 ``CaseRecord`` (``cases/``), one row per case. ``images`` lists the key frames in reading order; an image's
-position in that list is the ``image_index`` of a box.
+position in that list is the ``image_index`` of a box. ``inputs_hash`` is over everything that the case was
+made from, ``num_retryable`` counts its instances whose frames may be had another time; a case is
+``withdrawn`` when the archive holds no instance of it any more, or none whose pixels may be shown.
 
 ``DraftRecord`` (``drafts/<run_id>/``), one row per case of the run: a draft or a rejection.
 
@@ -110,53 +96,6 @@ class CaseImage(BaseModel):
     height: int = Field(gt=0, description="pixels")
 
 
-class InstanceRecord(Record):
-    """One object of the archive: indexed into a case, or rejected with a reason."""
-
-    ARROW: ClassVar[pa.Schema] = pa.schema(
-        [
-            ("instance_id", pa.string()),
-            ("uri", pa.string()),
-            ("etag", pa.string()),
-            ("size_bytes", pa.int64()),
-            ("status", pa.string()),
-            ("case_id", pa.string()),
-            ("patient_key", pa.string()),
-            ("organ_hint", pa.string()),
-            ("scanner", pa.string()),
-            ("images", pa.list_(_IMAGE)),
-            ("modality", pa.string()),
-            ("transfer_syntax", pa.string()),
-            ("num_frames", pa.int32()),
-            ("rows", pa.int32()),
-            ("columns", pa.int32()),
-            ("reason", pa.string()),
-            ("detail", pa.string()),
-            ("retryable", pa.bool_()),
-            ("indexed_at", pa.timestamp("us", tz="UTC")),
-        ]
-    )
-    instance_id: str
-    uri: str
-    etag: str
-    size_bytes: int
-    status: Literal["indexed", "rejected"]
-    case_id: str | None = None
-    patient_key: str | None = None
-    organ_hint: Organ | None = None
-    scanner: str | None = None
-    images: tuple[CaseImage, ...] = ()
-    modality: str | None = None
-    transfer_syntax: str | None = None
-    num_frames: int | None = None
-    rows: int | None = None
-    columns: int | None = None
-    reason: Reason | None = None
-    detail: str | None = None
-    retryable: bool | None = None
-    indexed_at: datetime
-
-
 class CaseRecord(Record):
     """The unit that is drafted and reviewed: key frames of one study."""
 
@@ -167,6 +106,9 @@ class CaseRecord(Record):
             ("organ_hint", pa.string()),
             ("scanner", pa.string()),
             ("images", pa.list_(_IMAGE)),
+            ("inputs_hash", pa.string()),
+            ("num_retryable", pa.int32()),
+            ("withdrawn", pa.bool_()),
             ("indexed_at", pa.timestamp("us", tz="UTC")),
         ]
     )
@@ -175,6 +117,9 @@ class CaseRecord(Record):
     organ_hint: Organ | None = Field(description="an organ of the lexicon where the header names one")
     scanner: str | None = Field(description="manufacturer and model, as the header has them")
     images: tuple[CaseImage, ...]
+    inputs_hash: str | None = None
+    num_retryable: int = 0
+    withdrawn: bool = False
     indexed_at: datetime
 
 

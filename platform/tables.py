@@ -1,32 +1,54 @@
 """The rooms of the workspace as tables, each with the rule that says which row counts.
 
-`instances`, `cases` and `reviews` are append-only: a newer row of the same key replaces the older one in
-these views. Drafts are keyed by (case, model version, prompt version).
+`instances`, `frames`, `cases` and `reviews` are append-only: a newer row of the same key replaces the older
+one in these views. Drafts are keyed by (case, model version, prompt version).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TypeVar
 
 import pyarrow.compute as pc
 
-from sonoloop.platform.records import CaseRecord, DraftRecord, InstanceRecord, Record, ReviewRecord
+from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord
+from sonoloop.platform.records import CaseRecord, DraftRecord, Record, ReviewRecord
+from sonoloop.platform.sorted_rooms import CASES, FRAMES, INSTANCES, stream
 from sonoloop.platform.workspace import Store
 
 R = TypeVar("R", bound=Record)
 
 
 def read_instances(workspace: Store) -> list[InstanceRecord]:
-    """The newest row of every archive object, rejected ones included."""
-    rows = _sorted(workspace, InstanceRecord, "indexed_at", "instances")
-    return list({row.uri: row for row in rows}.values())
+    """The newest row of every archive object, rejected ones included, ordered by URI; not what is gone.
+
+    All of them at once: for an archive of any size, stream `sorted_rooms.INSTANCES`.
+    """
+    rows = (
+        InstanceRecord.from_row(row) for table in stream(workspace, INSTANCES) for row in table.to_pylist()
+    )
+    return [row for row in rows if row.status != "gone"]
 
 
 def read_cases(workspace: Store) -> list[CaseRecord]:
-    """The newest row of every case, ordered by case id."""
-    rows = _sorted(workspace, CaseRecord, "indexed_at", "cases")
-    newest = {row.case_id: row for row in rows}
-    return [newest[key] for key in sorted(newest)]
+    """The newest row of every case, ordered by case id; not the withdrawn ones."""
+    rows = (CaseRecord.from_row(row) for table in stream(workspace, CASES) for row in table.to_pylist())
+    return [row for row in rows if not row.withdrawn]
+
+
+def read_frames(workspace: Store) -> list[FrameRecord]:
+    """The frames of every case's newest preparation, ordered by case id, rejections included."""
+    return [FrameRecord.from_row(row) for table in stream(workspace, FRAMES) for row in table.to_pylist()]
+
+
+def count_rejections(workspace: Store) -> dict[str, int]:
+    """Archive objects and instances that were rejected, by reason; holds no more than a range of rows."""
+    counts: Counter[str] = Counter()
+    for room in (INSTANCES, FRAMES):
+        for table in stream(workspace, room, columns=("status", "reason")):
+            rejected = table.filter(pc.equal(table["status"], "rejected"))
+            counts.update(rejected["reason"].to_pylist())
+    return dict(counts)
 
 
 def read_drafts(

@@ -67,7 +67,10 @@ class S3Config(BaseModel):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One stored object: its URI, size in bytes and the store's name for this version."""
+    """One stored object: its URI, size in bytes and the store's name for this version.
+
+    Where a manifest does not tell them, the size is -1 and the name empty.
+    """
 
     uri: str
     size_bytes: int
@@ -117,17 +120,19 @@ class Store:
     @cached_property
     def client(self) -> S3Client:
         """A boto3 client for what pyarrow cannot do: listing with etags, conditional puts."""
+        return self.new_client(retries={"max_attempts": 4, "mode": "standard"})
+
+    def new_client(self, **settings: Any) -> S3Client:
+        """A boto3 client with settings of botocore's ``Config``."""
         import boto3
 
-        retries = BotoConfig(
-            retries={"max_attempts": 4, "mode": "standard"}, connect_timeout=5, read_timeout=60
-        )
+        config = BotoConfig(**{"connect_timeout": 5, "read_timeout": 60, **settings})
         # An own session: boto3's default one is not safe to make in threads and keeps the first keys it saw.
         return boto3.session.Session().client(
             "s3",
             endpoint_url=self.s3.resolved_endpoint(),
             region_name=self.s3.resolved_region(),
-            config=retries,
+            config=config,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -182,7 +187,7 @@ class Store:
                 stat = path.stat()
                 # A name that is not UTF-8 fits no table; escaped it is no path: fetching it is a rejection.
                 name = os.fsencode(path).decode(errors="backslashreplace")
-                yield ObjectInfo(name, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
+                yield ObjectInfo(name, stat.st_size, file_etag(stat))
 
     def read_bytes(self, *parts: str) -> bytes:
         """The whole object.
@@ -231,13 +236,16 @@ class Store:
         Raises:
             StorageError: the store refuses, or a file is no Parquet file with these columns.
         """
+        with storage_errors(self.uri):
+            tables = [self._read_table(schema, path) for path in self.table_paths(*parts)]
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def table_paths(self, *parts: str) -> list[str]:
+        """Paths, for `fs`, of all Parquet files below a folder, sorted."""
         selector = pafs.FileSelector(self.path(*parts), recursive=True, allow_not_found=True)
         with storage_errors(self.uri):
-            found = sorted(
-                f.path for f in self.fs.get_file_info(selector) if f.is_file and f.path.endswith(".parquet")
-            )
-            tables = [self._read_table(schema, path) for path in found]
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+            found = self.fs.get_file_info(selector)
+        return sorted(f.path for f in found if f.is_file and f.path.endswith(".parquet"))
 
     def _read_table(self, schema: pa.Schema, path: str) -> pa.Table:
         try:
@@ -302,6 +310,11 @@ class Store:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def file_etag(stat: os.stat_result) -> str:
+    """A name for the version of a file in a folder."""
+    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
 
 
 def store_of(uri: str, s3: S3Config) -> Store:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+import zipfile
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-from dicom_files import COLUMNS, IDENTIFIERS, ROWS, STUDY, picture, real_file, speckle, ultrasound
+from dicom_files import IDENTIFIERS, STUDY, real_file, speckle, ultrasound
 
 from sonoloop.jobs.config import Config
-from sonoloop.jobs.index import group_cases, run_index
+from sonoloop.jobs.index import run_index
 from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
-from sonoloop.platform.archive.index_object import IndexConfig
+from sonoloop.platform.archive.rows import InstanceRecord
+from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.errors import NothingToDoError, Reason, StorageError
 from sonoloop.platform.identity import KEY_VARIABLE
-from sonoloop.platform.records import CaseImage, InstanceRecord
-from sonoloop.platform.tables import read_cases, read_instances
+from sonoloop.platform.tables import read_cases, read_frames, read_instances
 from sonoloop.platform.workspace import Store
 
 if TYPE_CHECKING:
@@ -39,14 +41,16 @@ GOOD = {
 BAD = {
     "bad/zero.dcm": (b"", Reason.EMPTY_OBJECT),
     "bad/text.dcm": (b"a text, named like an image\n", Reason.NOT_AN_IMAGE),
-    "bad/cut.dcm": (GOOD["1/2"][:-9000], Reason.TRUNCATED),
+    "bad/cut.dcm": (ultrasound(speckle(2), instance="cut")[:-9000], Reason.TRUNCATED),
     "bad/ct.dcm": (real_file("CT_small.dcm"), Reason.NOT_ULTRASOUND),
     "bad/huge.dcm": (
         ultrasound(speckle(), Rows=65535, Columns=65535, NumberOfFrames=10000),
         Reason.TOO_LARGE,
     ),
-    "bad/no-region.dcm": (real_file("ExplVR_BigEnd.dcm"), Reason.PHI_SUSPECTED),
-    "bad/plain.png": (picture(), Reason.PHI_SUSPECTED),
+    "bad/burned-in.dcm": (
+        ultrasound(speckle(1), instance="burned-in", regions=(), BurnedInAnnotation="YES"),
+        Reason.PHI_SUSPECTED,
+    ),
 }
 
 
@@ -55,7 +59,15 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     (tmp_path / "archive").mkdir()
     (tmp_path / "workspace").mkdir()
-    return Config(workspace=str(tmp_path / "workspace"), archive=str(tmp_path / "archive"))
+    return Config(
+        workspace=str(tmp_path / "workspace"),
+        archive=str(tmp_path / "archive"),
+        index=IndexConfig(deidentify=TRUSTING),
+    )
+
+
+def with_index(config: Config, **settings: Any) -> Config:
+    return config.model_copy(update={"index": IndexConfig(**{"deidentify": TRUSTING, **settings})})
 
 
 def fill(config: Config, objects: dict[str, bytes]) -> None:
@@ -75,12 +87,15 @@ class TestOnRay:
         self, config: Config
     ) -> None:
         fill(config, {**GOOD, **{name: data for name, (data, _) in BAD.items()}})
-        summary = run_index(config)
+        summary = run_index(with_index(config, deidentify=DeidentifyConfig()))
         assert (summary.objects, summary.unchanged) == (len(GOOD) + len(BAD), 0)
         assert (summary.indexed, summary.rejected) == (len(GOOD), len(BAD))
         rows, cases = tables(config)
         root = Store(config.archive).root
-        reasons = {row.uri.removeprefix(f"{root}/"): row.reason for row in rows}
+        pixels = {frame.instance_id: frame.reason for frame in read_frames(Store(config.workspace))}
+        reasons = {
+            row.uri.removeprefix(f"{root}/"): row.reason or pixels.get(row.instance_id) for row in rows
+        }
         assert reasons == dict.fromkeys(GOOD) | {name: reason for name, (_, reason) in BAD.items()}
         assert all(row.detail for row in rows if row.status == "rejected")
         assert sum(summary.rejected_by_reason.values()) == summary.rejected
@@ -132,49 +147,111 @@ class TestOnRay:
         (case,) = read_cases(Store(config.workspace))
         assert len(case.images) == 3
 
-    def test_a_run_killed_before_the_instances_were_written_is_done_again(
-        self, config: Config, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("room", ["instances", "frames", "cases"])
+    def test_a_run_that_died_before_it_wrote_a_room_is_finished_by_the_next(
+        self, config: Config, room: str
     ) -> None:
         fill(config, GOOD)
-        whole = Store.write_table
-
-        def dies(self: Store, table: object, *parts: str) -> None:
-            if parts[0] == "instances":
-                raise KeyboardInterrupt
-            whole(self, table, *parts)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Store, "write_table", dies)
-            with pytest.raises(KeyboardInterrupt):
-                run_index(config)
-        assert run_index(config).indexed == len(GOOD)
-        assert len(read_cases(Store(config.workspace))) == 3
+        Path(config.workspace, room).write_text("a file where the folder should be")
+        with pytest.raises(StorageError):
+            run_index(config)
+        Path(config.workspace, room).unlink()
+        assert run_index(config).cases == 3
+        images = [image for case in read_cases(Store(config.workspace)) for image in case.images]
+        assert len(images) == len(read_frames(Store(config.workspace))) == 6
+        assert run_index(config).cases_made == 0
 
     def test_declaring_the_archive_clean_reads_the_suspected_ones_again(self, config: Config) -> None:
-        fill(config, {"p/1.png": picture(1), "p/2.png": picture(2), "zero": b""})
+        doubtful = ultrasound(speckle(1), regions=(), BurnedInAnnotation="YES")
+        fill(config, {"1": doubtful, "zero": b""})
         with pytest.raises(NothingToDoError, match="phi-suspected"):
-            run_index(config)
-        clean = config.model_copy(update={"index": IndexConfig(deidentify=TRUSTING)})
-        summary = run_index(clean)
-        assert (summary.unchanged, summary.indexed, summary.cases) == (1, 2, 1)
+            run_index(with_index(config, deidentify=DeidentifyConfig()))
+        summary = run_index(config)
+        assert (summary.unchanged, summary.cases_made, summary.cases) == (2, 1, 1)
 
-    @pytest.mark.parametrize(("retryable", "indexed"), [(True, 1), (False, 0)])
-    def test_a_rejection_is_tried_again_only_where_that_can_help(
-        self, config: Config, retryable: bool, indexed: int
+    def test_only_a_replay_takes_what_was_rejected_for_the_moment_and_it_takes_just_that(
+        self, config: Config
     ) -> None:
-        fill(config, {"a": GOOD["1/1"], "b": GOOD["2/1"]})
-        infos = list(Store(config.archive).list_objects())
-        before = row(infos[0].uri, images=0, case_id=None, status="rejected", retryable=retryable)
-        known = [before.model_copy(update={"etag": infos[0].etag})]
-        Store(config.workspace).write_table(InstanceRecord.table(known), "instances", "0.parquet")
-        assert run_index(config).indexed == indexed + 1
+        fill(config, {"a": GOOD["1/1"], "b": GOOD["2/1"], "zero": b""})
+        hidden = Path(config.archive, "b")
+        data = hidden.read_bytes()
+        hidden.unlink()
+        hidden.mkdir()  # listed as a file a moment ago
+        listing = Path(config.workspace).parent / "listing.csv"
+        listing.write_text("key\na\nb\nzero\n")
+        manifest = with_index(config, manifest=str(listing))
+        first = run_index(manifest)
+        assert (first.indexed, first.rejected_by_reason) == (1, {"storage": 1, "empty-object": 1})
+        hidden.rmdir()
+        hidden.write_bytes(data)
+        assert run_index(manifest).unchanged == 3
+        again = run_index(config, retry_rejected=True)
+        assert (again.objects, again.indexed, again.rejected, again.cases) == (1, 1, 0, 2)
+        assert run_index(config, retry_rejected=True).objects == 0
+
+    def test_headers_alone_leave_the_frames_to_the_next_run(self, config: Config) -> None:
+        fill(config, GOOD)
+        headers = run_index(config, headers_only=True)
+        assert (headers.indexed, headers.cases) == (len(GOOD), 0)
+        assert not list(Path(config.workspace, "images").glob("*"))
+        whole = run_index(config)
+        assert (whole.unchanged, whole.cases_made, whole.cases) == (len(GOOD), 3, 3)
+
+    def test_an_object_that_is_deleted_leaves_its_case_and_a_case_without_any_is_withdrawn(
+        self, config: Config
+    ) -> None:
+        fill(config, GOOD)
+        run_index(config)
+        for name in ("1/2", "2/1"):
+            Path(config.archive, name).unlink()
+        summary = run_index(config)
+        assert (summary.gone, summary.unchanged, summary.cases) == (2, 3, 2)
+        assert sorted(len(case.images) for case in read_cases(Store(config.workspace))) == [1, 2]
+        assert len(read_instances(Store(config.workspace))) == 3
+        fill(config, {"2/1": GOOD["2/1"]})
+        assert (run_index(config).indexed, run_index(config).cases) == (1, 3)
+
+    def test_other_rules_for_frames_make_the_cases_again_and_read_no_header(self, config: Config) -> None:
+        fill(config, GOOD)
+        run_index(config)
+        summary = run_index(with_index(config, key_frames=1))
+        assert (summary.unchanged, summary.requests, summary.cases_made) == (len(GOOD), 0, 3)
+        assert sorted(len(case.images) for case in read_cases(Store(config.workspace))) == [1, 1, 2]
+        assert len(read_frames(Store(config.workspace))) == 4
+
+    def test_members_of_a_zip_are_objects_and_a_new_version_of_it_replaces_them(self, config: Config) -> None:
+        fill(config, {"a.zip": zipped({"x/1": GOOD["1/1"], "x/2": GOOD["2/1"], "notes.txt": b"some text"})})
+        first = run_index(config)
+        assert (first.objects, first.containers, first.members) == (1, 1, 3)
+        assert (first.indexed, first.rejected_by_reason, first.cases) == (2, {"not-an-image": 1}, 2)
+        assert run_index(config).unchanged == 1
+        fill(config, {"a.zip": zipped({"x/1": GOOD["1/1"]})})
+        second = run_index(config)
+        assert (second.gone, second.indexed, second.cases) == (2, 1, 1)
+        Path(config.archive, "a.zip").unlink()
+        fill(config, {"b": GOOD["real"]})
+        assert run_index(config).gone == 2
+
+    def test_an_instance_whose_pixels_are_rejected_leaves_its_share_to_the_rest_of_the_study(
+        self, config: Config
+    ) -> None:
+        loop = ultrasound(speckle(2, frames=6), frames=6, instance="2")
+        doubtful = ultrasound(speckle(1), instance="1", regions=(), BurnedInAnnotation="YES")
+        fill(config, {"1": doubtful, "2": loop})
+        summary = run_index(with_index(config, max_images=2, deidentify=DeidentifyConfig()))
+        assert (summary.indexed, summary.rejected_by_reason) == (1, {"phi-suspected": 1})
+        frames = read_frames(Store(config.workspace))
+        assert Counter(frame.status for frame in frames) == {"written": 2, "rejected": 1}
+        (case,) = read_cases(Store(config.workspace))
+        assert [image.image_key for image in case.images] == [f.image_key for f in frames if f.image_key]
 
     def test_an_archive_without_a_readable_object_says_so_and_keeps_the_reasons(self, config: Config) -> None:
-        fill(config, {name: data for name, (data, _) in BAD.items()})
+        bad = {name: data for name, (data, reason) in BAD.items() if reason != Reason.PHI_SUSPECTED}
+        fill(config, bad)
         with pytest.raises(NothingToDoError, match="not-ultrasound"):
             run_index(config)
         rows, cases = tables(config)
-        assert (len(rows), cases) == (len(BAD), [])
+        assert (len(rows), cases) == (len(bad), [])
 
     def test_a_workspace_that_refuses_images_fails_the_run_with_a_storage_error(self, config: Config) -> None:
         fill(config, GOOD)
@@ -182,69 +259,22 @@ class TestOnRay:
         with pytest.raises(StorageError) as caught:
             run_index(config)
         assert "\n" not in str(caught.value)
-        assert not (Path(config.workspace) / "instances").exists()
+        assert not (Path(config.workspace) / "cases").exists()
 
 
+def zipped(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_an_empty_archive_is_nothing_to_do_and_writes_nothing(config: Config) -> None:
     with pytest.raises(NothingToDoError, match="holds no object"):
         run_index(config)
     assert list(Path(config.workspace).iterdir()) == []
-
-
-def row(
-    uri: str, *, case: str = "c", images: int = 1, instance: str | None = None, **more: object
-) -> InstanceRecord:
-    name = instance or uri
-    return InstanceRecord.model_validate(
-        {
-            "instance_id": name,
-            "uri": uri,
-            "etag": "e",
-            "size_bytes": 1,
-            "status": "indexed",
-            "case_id": case,
-            "patient_key": "p",
-            "images": [
-                CaseImage(
-                    image_key=f"{name}-{n}", instance_id=name, frame_index=n, width=COLUMNS, height=ROWS
-                )
-                for n in range(images)
-            ],
-            "indexed_at": datetime(2026, 1, 1, tzinfo=UTC),
-            **more,
-        }
-    )
-
-
-NOW = datetime(2026, 1, 2, tzinfo=UTC)
-
-
-def keys(*rows: InstanceRecord, max_images: int = 4) -> list[list[str]]:
-    cases = group_cases(rows, IndexConfig(max_images=max_images), indexed_at=NOW)
-    return [[image.image_key for image in case.images] for case in cases]
-
-
-def test_every_instance_gives_a_frame_before_any_gives_a_second() -> None:
-    assert keys(row("a", images=5), row("b", images=2), row("c"), max_images=4) == [
-        ["a-0", "a-1", "b-0", "c-0"]
-    ]
-    assert keys(row("a", images=5), row("b"), max_images=2) == [["a-0", "b-0"]]
-
-
-def test_grouping_does_not_depend_on_the_order_of_rows_and_counts_copies_once() -> None:
-    rows = [row("b", images=2), row("a"), row("z-copy", instance="a"), row("d", case="other")]
-    assert keys(*rows) == keys(*reversed(rows)) == [["a-0", "b-0", "b-1"], ["d-0"]]
-
-
-def test_a_case_has_an_organ_only_where_its_instances_agree() -> None:
-    def hint(*organs: str | None) -> str | None:
-        rows = [row(str(n), organ_hint=organ) for n, organ in enumerate(organs)]
-        (case,) = group_cases(rows, IndexConfig(), indexed_at=NOW)
-        return case.organ_hint
-
-    assert hint("liver", None, "liver") == "liver"
-    assert hint("liver", "kidney") is None
-    assert hint(None) is None
 
 
 def test_on_s3_the_command_answers_in_json_and_the_second_run_finds_nothing_new(

@@ -13,8 +13,9 @@ from sonoloop.jobs.status import run_status
 from sonoloop.model.calibration import Calibrator
 from sonoloop.model.scaling import Scaling
 from sonoloop.platform import registry
+from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord
 from sonoloop.platform.errors import StorageError
-from sonoloop.platform.records import CaseRecord, DraftRecord, InstanceRecord
+from sonoloop.platform.records import CaseRecord, DraftRecord
 from sonoloop.platform.registry import Aliases
 from sonoloop.platform.workspace import Store
 
@@ -40,6 +41,19 @@ def test_each_room_is_counted_by_what_a_person_asks_about(tmp_path: Path) -> Non
         InstanceRecord.model_validate(
             {"instance_id": "2", "uri": "2", "status": "rejected", "reason": "truncated", **common}
         ),
+        InstanceRecord.model_validate({"instance_id": "3", "uri": "3", "status": "gone", **common}),
+    ]
+    frames = [
+        FrameRecord.model_validate(
+            {
+                "instance_id": "1",
+                "case_id": "a",
+                "status": "rejected",
+                "reason": "phi-suspected",
+                "rules_version": "1",
+                "prepared_at": NOW,
+            }
+        )
     ]
     cases = [
         CaseRecord.model_validate(
@@ -49,10 +63,11 @@ def test_each_room_is_counted_by_what_a_person_asks_about(tmp_path: Path) -> Non
                 "organ_hint": organ,
                 "scanner": None,
                 "images": (),
+                "withdrawn": name == "c",
                 "indexed_at": NOW,
             }
         )
-        for name, organ in (("a", "liver"), ("b", None))
+        for name, organ in (("a", "liver"), ("b", None), ("c", "liver"))
     ]
     keys = {"run_id": "r", "model_version": "m/1", "prompt_version": "p", "config_hash": "h"}
     drafts = [
@@ -60,6 +75,7 @@ def test_each_room_is_counted_by_what_a_person_asks_about(tmp_path: Path) -> Non
         DraftRecord.model_validate({"case_id": "b", "status": "rejected", "reason": "image-missing", **keys}),
     ]
     workspace.write_table(InstanceRecord.table(instances), "instances", "0.parquet")
+    workspace.write_table(FrameRecord.table(frames), "frames", "0.parquet")
     workspace.write_table(CaseRecord.table(cases), "cases", "0.parquet")
     workspace.write_table(DraftRecord.table(drafts), "drafts", "r", "0.parquet")
     registry.set_aliases(workspace, config.model.name, {"champion": "m/1"}, expected=Aliases())
@@ -67,7 +83,10 @@ def test_each_room_is_counted_by_what_a_person_asks_about(tmp_path: Path) -> Non
     start_run(workspace, "annotate", run_id="half", key="k", config=config)
 
     summary = run_status(config)
-    assert (summary.objects, summary.objects_rejected) == (2, {"truncated": 1})
+    assert (summary.objects, summary.objects_rejected) == (
+        2,
+        {"truncated": 1, "phi-suspected": 1},
+    )
     assert (summary.cases, summary.cases_by_organ) == (2, {"liver": 1, "unknown": 1})
     assert (summary.drafts_by_model, summary.cases_rejected) == ({"m/1": 1}, {"image-missing": 1})
     assert summary.confidence == {"m/1@p": "none, not calibrated"}

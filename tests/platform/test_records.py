@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord, MaskedBox
 from sonoloop.platform.errors import Reason, StorageError
 from sonoloop.platform.lexicon import LesionBox
 from sonoloop.platform.records import (
     CaseImage,
     CaseRecord,
     DraftRecord,
-    InstanceRecord,
     Record,
     ReviewRecord,
     content_id,
@@ -27,7 +27,7 @@ IMAGE = CaseImage(image_key="images/ab/abc.png", instance_id="i", frame_index=3,
 BOX = LesionBox(image_index=0, x=0.1, y=0.2, width=0.3, height=0.4)
 ENTITIES = '{"organ":"liver","parenchyma":"normal","lesion":"absent"}'
 INSTANCE = InstanceRecord(
-    instance_id="i", uri="u", etag="e", size_bytes=2**40, status="indexed", images=(IMAGE,), indexed_at=NOW
+    instance_id="i", uri="u", etag="e", size_bytes=2**40, status="indexed", indexed_at=NOW
 )
 REJECTED = InstanceRecord(
     instance_id="j",
@@ -39,6 +39,20 @@ REJECTED = InstanceRecord(
     detail="0 bytes",
     retryable=False,
     indexed_at=NOW,
+)
+FRAME = FrameRecord(
+    instance_id="i",
+    case_id="c",
+    frame_index=3,
+    status="written",
+    image_key="images/ab/abc.png",
+    width=4,
+    height=5,
+    masks=(MaskedBox(left=0, top=1, right=2, bottom=3, why="outside"),),
+    texts_found=2,
+    texts_kept=1,
+    rules_version="1",
+    prepared_at=NOW,
 )
 CASE = CaseRecord(
     case_id="c", patient_key="p", organ_hint=None, scanner="s", images=(IMAGE, IMAGE), indexed_at=NOW
@@ -76,7 +90,9 @@ REVIEW = ReviewRecord(
 )
 
 
-@pytest.mark.parametrize("record", [INSTANCE, REJECTED, CASE, DRAFT, REVIEW], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize(
+    "record", [INSTANCE, REJECTED, FRAME, CASE, DRAFT, REVIEW], ids=lambda r: type(r).__name__
+)
 def test_a_record_comes_back_from_parquet_as_it_was(record: Record, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.write_table(type(record).table([record, record]), "t", "a.parquet")
@@ -84,7 +100,7 @@ def test_a_record_comes_back_from_parquet_as_it_was(record: Record, tmp_path: Pa
     assert [type(record).from_row(row) for row in rows] == [record, record]
 
 
-@pytest.mark.parametrize("kind", [InstanceRecord, CaseRecord, DraftRecord, ReviewRecord])
+@pytest.mark.parametrize("kind", [InstanceRecord, FrameRecord, CaseRecord, DraftRecord, ReviewRecord])
 def test_columns_and_fields_are_the_same_and_an_empty_table_has_them_too(kind: type[Record]) -> None:
     assert sorted(kind.ARROW.names) == sorted(kind.model_fields)
     assert kind.table([]).schema == kind.ARROW

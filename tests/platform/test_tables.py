@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sonoloop.platform import tables
-from sonoloop.platform.records import CaseRecord, DraftRecord, InstanceRecord, Record, ReviewRecord
+from sonoloop.platform.archive.rows import InstanceRecord
+from sonoloop.platform.records import CaseRecord, DraftRecord, Record, ReviewRecord
 from sonoloop.platform.workspace import Store
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""The stages of ``sonoloop index``: headers into instances, frames into cases."""

@@ -1,0 +1,150 @@
+"""Stage 2: group instances into cases, and prepare the frames of those that are not up to date.
+
+A shuffle in two steps: tasks read ranges of URIs and split them by case, tasks gather the parts of each
+bucket of cases. No process ever holds more than a range or a bucket.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from sonoloop.jobs.indexing.headers import IndexRun
+from sonoloop.jobs.indexing.spread import spread
+from sonoloop.jobs.progress import counted
+from sonoloop.platform.archive.frames import CaseMaker, MadeCase
+from sonoloop.platform.archive.grouping import CaseFinder, CaseWork, Chunk, bucket_ranges, split_by_bucket
+from sonoloop.platform.archive.objects.reader import ArchiveReader
+from sonoloop.platform.archive.reading.pixels import quiet
+from sonoloop.platform.errors import CountError
+from sonoloop.platform.records import content_id
+from sonoloop.platform.sorted_rooms import (
+    CASES,
+    FRAMES,
+    INSTANCES,
+    KeyRange,
+    SortedFile,
+    files_of,
+    ranges_of,
+    write_sorted,
+)
+
+ROWS_PER_BUCKET = 10_000
+MAX_BUCKETS = 256
+CASES_AT_ONCE = 4
+
+
+@dataclass
+class CaseCounts:
+    """What the workspace holds after stage 2, and what was made in it.
+
+    ``cases`` and ``images`` count all cases that may be drafted, ``made`` those of this run, withdrawn ones
+    among them. ``rejected`` counts objects of this run whose pixels were rejected, by reason in ``reasons``.
+    """
+
+    cases: int = 0
+    images: int = 0
+    made: int = 0
+    rejected: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: CaseCounts) -> None:
+        """Count what another counted, too."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def make_cases(run: IndexRun) -> Iterator[CaseCounts]:
+    """Counts of each chunk of cases as it is done.
+
+    Raises:
+        StorageError: archive or workspace cannot be had.
+        CountError: instances or cases in differ from those out; nothing of the chunk was written.
+    """
+    instance_files = files_of(run.workspace, INSTANCES)
+    num_rows = sum(file.num_rows for file in instance_files)
+    case_files = ray.put(files_of(run.workspace, CASES))
+    buckets = bucket_ranges(max(1, min(MAX_BUCKETS, num_rows // ROWS_PER_BUCKET)))
+    parts = _parts(run, instance_files, buckets)
+    sources = [(keys, case_files, *tables) for keys, tables in zip(buckets, parts, strict=True)]
+    with counted("index: cases") as counter:
+        yield from spread(sources, *_tasks(run, counter))
+
+
+def _parts(
+    run: IndexRun, instance_files: Sequence[SortedFile], buckets: Sequence[KeyRange]
+) -> list[list[ray.ObjectRef[pa.Table]]]:
+    """For each bucket, its instances out of each range of URIs."""
+
+    def split(keys: KeyRange, files: Sequence[SortedFile]) -> Any:
+        tables = split_by_bucket(run.workspace, files, keys, buckets)
+        return tables if len(tables) > 1 else tables[0]
+
+    files = ray.put(instance_files)
+    splitter = ray.remote(num_cpus=1, num_returns=len(buckets))(split)
+    by_range = [splitter.remote(keys, files) for keys in ranges_of(instance_files)]
+    return list(map(list, zip(*by_range, strict=True))) if len(buckets) > 1 else [by_range]
+
+
+def _tasks(run: IndexRun, counter: Any) -> Any:
+    def find(keys: KeyRange, case_files: Sequence[SortedFile], *parts: pa.Table) -> Iterator[Chunk]:
+        instances = pa.concat_tables(parts).sort_by("case_id")
+        finder = CaseFinder(run.workspace, case_files, run.config, run.retry_rejected)
+        for chunk in finder.chunks(instances, keys):
+            counter.expect.remote(len(chunk.work))
+            yield chunk
+
+    def do(chunk: Chunk) -> CaseCounts:
+        return make_chunk(run, chunk, counter)
+
+    return find, do
+
+
+def make_chunk(run: IndexRun, chunk: Chunk, counter: Any) -> CaseCounts:
+    """Make the cases of a chunk, and write images, frames, cases, in this order."""
+    counts = CaseCounts(chunk.kept_cases, chunk.kept_images)
+    if not chunk.work:
+        return counts
+    objects = ArchiveReader(run.archive, run.config)
+    maker = CaseMaker(objects, run.archive, run.workspace, run.config, run.now)
+    made: list[MadeCase] = []
+    with quiet(), ThreadPoolExecutor(CASES_AT_ONCE) as pool:  # around the threads, as for headers
+        for work, result in zip(chunk.work, pool.map(maker.make, chunk.work), strict=True):
+            counts.add(_counted(run, work, result))
+            counter.add.remote(1, int(result.case.withdrawn))
+            made.append(result)
+    name = f"{content_id(*(work.case_id for work in chunk.work), length=16)}.parquet"
+    frames = [frame for result in made for frame in result.frames]
+    write_sorted(run.workspace, FRAMES, frames, run.run_id, name)
+    write_sorted(run.workspace, CASES, [result.case for result in made], run.run_id, name)
+    return counts
+
+
+def _counted(run: IndexRun, work: CaseWork, result: MadeCase) -> CaseCounts:
+    """Counts of one case.
+
+    Raises:
+        CountError: an instance is both used and rejected, or neither and not spared by the budget.
+    """
+    rejected = {frame.instance_id: str(frame.reason) for frame in result.frames if frame.status == "rejected"}
+    used = {image.instance_id for image in result.case.images}
+    spared = set(result.spared)
+    outcomes = [*rejected, *used, *spared]
+    if sorted(outcomes) != sorted(row.instance_id for row in work.instances):
+        raise CountError(
+            f"case {work.case_id}: {len(work.instances)} instances went in, {len(outcomes)} came out; "
+            "nothing of it was written"
+        )
+    reasons = [
+        rejected[row.instance_id]
+        for row in work.rows
+        if row.indexed_at == run.now and row.instance_id in rejected
+    ]
+    num_cases = int(not result.case.withdrawn)
+    return CaseCounts(num_cases, len(result.case.images), 1, len(reasons), Counter(reasons))

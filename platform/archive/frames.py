@@ -1,0 +1,167 @@
+"""Stage 2, doing it: key frames of a case's instances, de-identified, into the workspace."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import BinaryIO, cast
+
+from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, FrameAudit, clean_frames
+from sonoloop.platform.archive.deidentify.png import encode_png
+from sonoloop.platform.archive.grouping import CaseWork
+from sonoloop.platform.archive.headers import store_faults
+from sonoloop.platform.archive.instance import Frame
+from sonoloop.platform.archive.keyframes import choose_key_frames
+from sonoloop.platform.archive.objects.reader import ArchiveReader
+from sonoloop.platform.archive.reading.members import open_member
+from sonoloop.platform.archive.reading.open import open_instance
+from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord, MaskedBox
+from sonoloop.platform.archive.settings import IndexConfig
+from sonoloop.platform.errors import RejectedError
+from sonoloop.platform.records import CaseImage, CaseRecord
+from sonoloop.platform.workspace import Store
+
+
+@dataclass(frozen=True)
+class MadeCase:
+    """A case and the rows of its frames; images are in the workspace already.
+
+    ``spared`` are the instances that no frame was asked of.
+    """
+
+    case: CaseRecord
+    frames: tuple[FrameRecord, ...]
+    spared: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CaseMaker:
+    """Makes cases of one archive in one workspace."""
+
+    objects: ArchiveReader
+    archive: Store
+    workspace: Store
+    config: IndexConfig
+    now: datetime
+
+    def make(self, work: CaseWork) -> MadeCase:
+        """Write a case's images. An instance whose pixels are rejected gives its share to the others.
+
+        Raises:
+            StorageError: no object of the archive can be had, or the workspace cannot be written.
+        """
+        given: dict[tuple[str, int], list[FrameRecord]] = {}
+        refusals: dict[str, FrameRecord] = {}
+        while True:
+            shares = self._shares([row for row in work.instances if row.instance_id not in refusals])
+            for row, share in shares:
+                if share and (row.instance_id, share) not in given:
+                    given[row.instance_id, share] = self._best(work.copies(row.instance_id), share)
+            frames = [given[row.instance_id, share] for row, share in shares if share]
+            refused = {rows[0].instance_id: rows[0] for rows in frames if rows[0].status == "rejected"}
+            if not refused:
+                break
+            refusals |= refused
+        written = [frame for rows in frames for frame in rows]
+        return MadeCase(
+            case=self._case(work, written, list(refusals.values())),
+            frames=(*written, *refusals.values()),
+            spared=tuple(row.instance_id for row, share in shares if not share),
+        )
+
+    def _shares(self, rows: Sequence[InstanceRecord]) -> list[tuple[InstanceRecord, int]]:
+        """Frames that each instance may give: everyone a first before anyone a second."""
+        shares = [0] * len(rows)
+        for _ in range(self.config.key_frames):
+            for place, row in enumerate(rows):
+                if sum(shares) < self.config.max_images and shares[place] < (row.num_frames or 1):
+                    shares[place] += 1
+        return list(zip(rows, shares, strict=True))
+
+    def _best(self, copies: Sequence[InstanceRecord], share: int) -> list[FrameRecord]:
+        """Of an instance stored more than once, the first copy that can be used, or the first's rejection."""
+        frames = [self._frames(copies[0], share)]
+        for copy in copies[1:]:
+            if frames[-1][0].status == "written":
+                break
+            frames.append(self._frames(copy, share))
+        return frames[-1] if frames[-1][0].status == "written" else frames[0]
+
+    def _frames(self, row: InstanceRecord, share: int) -> list[FrameRecord]:
+        """The rows of an instance's frames, or its one rejection."""
+        try:
+            with self.objects.open(row.object_info()) as file, store_faults(file):
+                stream = cast(BinaryIO, file)
+                member = stream if row.member is None else open_member(stream, row.member)
+                name = row.uri.removeprefix(self.archive.uri_of()).lstrip("/")
+                instance = open_instance(member, name=name)
+                chosen = choose_key_frames(instance.num_frames, share, instance.frame)
+                frames = [instance.frame(index) for index in chosen]
+                cleaned = clean_frames(frames, instance, self.config.deidentify)
+        except RejectedError as err:
+            return [self._rejection(row, err)]
+        return [
+            self._written(row, index, frame, audit)
+            for index, frame, audit in zip(chosen, cleaned.frames, cleaned.audits, strict=True)
+        ]
+
+    def _written(self, row: InstanceRecord, index: int, frame: Frame, audit: FrameAudit) -> FrameRecord:
+        image_key, data = encode_png(frame)
+        if not self.workspace.exists(image_key):
+            self.workspace.write_bytes(data, image_key)
+        assert row.case_id is not None
+        return FrameRecord(
+            instance_id=row.instance_id,
+            case_id=row.case_id,
+            frame_index=index,
+            status="written",
+            image_key=image_key,
+            width=frame.shape[1],
+            height=frame.shape[0],
+            masks=tuple(
+                MaskedBox(left=mask.left, top=mask.top, right=mask.right, bottom=mask.bottom, why=mask.why)
+                for mask in audit.masks
+            ),
+            texts_found=audit.texts_found,
+            texts_kept=audit.texts_kept,
+            rules_version=RULES_VERSION,
+            prepared_at=self.now,
+        )
+
+    def _rejection(self, row: InstanceRecord, err: RejectedError) -> FrameRecord:
+        assert row.case_id is not None
+        return FrameRecord(
+            instance_id=row.instance_id,
+            case_id=row.case_id,
+            status="rejected",
+            reason=err.reason,
+            detail=err.detail,
+            retryable=err.retryable,
+            rules_version=RULES_VERSION,
+            prepared_at=self.now,
+        )
+
+    def _case(
+        self, work: CaseWork, written: Sequence[FrameRecord], refusals: Sequence[FrameRecord]
+    ) -> CaseRecord:
+        hints = Counter(row.organ_hint for row in work.rows if row.organ_hint)
+        patients = [row.patient_key for row in work.rows if row.patient_key]
+        if work.before is not None:
+            patients.append(work.before.patient_key)
+        return CaseRecord(
+            case_id=work.case_id,
+            patient_key=patients[0],
+            organ_hint=next(iter(hints)) if len(hints) == 1 else None,
+            scanner=next((row.scanner for row in work.rows if row.scanner), None),
+            images=tuple(map(_case_image, written)),
+            inputs_hash=work.inputs_hash,
+            num_retryable=sum(bool(frame.retryable) for frame in refusals),
+            withdrawn=not written,
+            indexed_at=self.now,
+        )
+
+
+def _case_image(frame: FrameRecord) -> CaseImage:
+    return CaseImage.model_validate({name: getattr(frame, name) for name in CaseImage.model_fields})

@@ -1,0 +1,1 @@
+"""The archive's objects: which there are, and their bytes, as few of them as a reader asks for."""
