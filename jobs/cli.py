@@ -27,6 +27,7 @@ VERBS = {
     "finetune": "Reviews to a challenger.",
     "evaluate": "Champion and challenger on held-out cases.",
     "promote": "Let the winner draft, or roll back.",
+    "export": "Cleaned DICOM, or results as SR, FHIR, COCO, JSON lines.",
     "status": "What the workspace holds.",
     "serve": "Answer questions with the champion.",
     "demo": "The whole loop on this machine, on phantoms.",

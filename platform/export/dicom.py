@@ -28,7 +28,9 @@ from pydicom.pixels import get_encoder
 from pydicom.uid import UID, JPEGLSLossless
 
 from sonoloop.platform.archive.confidentiality.profile import coded
-from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, DeidentifyConfig, clean_frames
+from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, DeidentifyConfig
+from sonoloop.platform.archive.deidentify.loop import clean_loop
+from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.instance import Frame, Instance
 from sonoloop.platform.archive.reading.pixels import quiet
 from sonoloop.platform.errors import Reason, RejectedError
@@ -58,7 +60,11 @@ _LOSSY = {
 
 @contextmanager
 def cleaned_dicom(
-    instance: Instance, config: ExportConfig, deidentify: DeidentifyConfig, key: SecretStr
+    instance: Instance,
+    config: ExportConfig,
+    deidentify: DeidentifyConfig,
+    key: SecretStr,
+    release: Release | None = None,
 ) -> Iterator[Dataset]:
     """The cleaned instance, ready to be saved while the block lasts.
 
@@ -69,7 +75,7 @@ def cleaned_dicom(
     """
     header = clean_header(instance, config.confidentiality, key).dataset
     with TemporaryFile() as spool:
-        offsets, shape = _spool(_cleaned_frames(instance, deidentify), spool)
+        offsets, shape = _spool(clean_loop(instance, deidentify, release=release), spool)
         _describe_pixels(header, instance, shape)
         _describe_cleaning(header)
         if len(offsets) > 1:
@@ -80,11 +86,6 @@ def cleaned_dicom(
         header.add(pixels)
         with quiet():
             yield header
-
-
-def _cleaned_frames(instance: Instance, config: DeidentifyConfig) -> Iterator[Frame]:
-    for index in range(instance.num_frames):
-        yield clean_frames([instance.frame(index)], instance, config).frames[0]
 
 
 def _spool(frames: Iterable[Frame], spool: BinaryIO) -> tuple[list[tuple[int, int]], tuple[int, ...]]:

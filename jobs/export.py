@@ -1,0 +1,218 @@
+"""``sonoloop export``: cleaned DICOM, and results as DICOM SR, FHIR, COCO or JSON lines."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+
+from sonoloop.jobs.config import Config, load_config
+from sonoloop.jobs.exporting import Tally, chosen_cases, instances_of, results_of, spread
+from sonoloop.jobs.output import ConfigOption, JsonOption, show
+from sonoloop.jobs.runs import ray_session, stage
+from sonoloop.platform.archive.deidentify.quarantine import read_releases
+from sonoloop.platform.archive.rows import InstanceRecord
+from sonoloop.platform.errors import ConfigError, CountError, NothingToDoError
+from sonoloop.platform.export.archived import ArchivedInstances
+from sonoloop.platform.export.coco import coco_json
+from sonoloop.platform.export.config import ExportFormat
+from sonoloop.platform.export.exporter import Exporter, ReportWork
+from sonoloop.platform.export.lines import case_line, line_schema
+from sonoloop.platform.export.output import writing
+from sonoloop.platform.export.results import Rejection, Result
+from sonoloop.platform.identity import pseudonym_key
+from sonoloop.platform.workspace import Store, store_of
+
+
+class ExportSummary(BaseModel):
+    """What was written where; ``units`` (instances for DICOM, else cases) = ``written`` + ``rejected``."""
+
+    format: ExportFormat
+    out: str
+    units: int
+    written: int
+    written_by_status: dict[str, int]
+    rejected: int
+    rejected_by_reason: dict[str, int]
+
+
+def export(
+    format: Annotated[ExportFormat, typer.Option("--format", "-f", help="What to write.")],
+    out: Annotated[str, typer.Option(help="A folder or an s3:// URI to write to.")],
+    config: ConfigOption = "sonoloop.toml",
+    cases: Annotated[
+        Path | None, typer.Option(help="File with one case id a line; all cases without it.")
+    ] = None,
+    reviewed_only: Annotated[
+        bool, typer.Option("--reviewed-only", help="Leave out cases that nobody reviewed yet.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write cleaned images, or results; drafts are marked as such."""
+    summary = run_export(load_config(config), format, out, case_file=cases, reviewed_only=reviewed_only)
+    show(summary, title="export", as_json=json)
+
+
+def run_export(
+    config: Config,
+    kind: ExportFormat,
+    out: str,
+    *,
+    case_file: Path | None = None,
+    reviewed_only: bool = False,
+) -> ExportSummary:
+    """Export all cases, or those of a file; the same call again writes the same files.
+
+    A review counts before a draft, and of drafts the champion's. What is not reviewed is marked as a draft
+    in every format. What could not be exported stands in ``<format>/rejected.jsonl`` with its reason.
+
+    Raises:
+        NothingToDoError: there is no case, or nothing could be exported.
+        ConfigError: the case file or the target cannot be used.
+        StorageError: workspace, archive or target cannot be reached.
+        CountError: units in differ from written and rejected ones.
+    """
+    workspace, target = config.open_workspace(), _target(config, out)
+    cases = chosen_cases(workspace, case_file)
+    results, refused = results_of(config, workspace, cases, reviewed_only=reviewed_only)
+    with stage("export") as counts, writing(target, kind, "rejected.jsonl") as rejected_file:
+        tally = Tally(rejected_file)
+        if kind is ExportFormat.DICOM:
+            exported = [result.case for result in results] if reviewed_only else cases
+            units = _write_images(config, target, workspace, {case.case_id for case in exported}, tally)
+        else:
+            units = len(cases)
+            for rejection in refused:
+                tally.reject(rejection)
+            _write_results(config, target, workspace, results, kind, tally)
+        written, rejected = tally.written.total(), tally.rejected.total()
+        counts.update(units=units, written=written, rejected=rejected)
+    if units != written + rejected:
+        raise CountError(f"{units} units went in, {written} were written and {rejected} rejected")
+    if not written:
+        raise NothingToDoError(
+            f"nothing could be exported: {dict(tally.rejected)}; see {kind}/rejected.jsonl"
+        )
+    return ExportSummary(
+        format=kind,
+        out=target.uri,
+        units=units,
+        written=written,
+        written_by_status=dict(tally.written),
+        rejected=rejected,
+        rejected_by_reason=dict(tally.rejected),
+    )
+
+
+def _target(config: Config, out: str) -> Store:
+    target = store_of(out, config.s3)
+    if f"{target.root}/".startswith(f"{store_of(config.archive, config.s3).root}/"):
+        raise ConfigError("the target lies in the archive, what is exported would be indexed; choose another")
+    if not target.is_s3:
+        Path(target.root).mkdir(parents=True, exist_ok=True)
+    target.check()
+    return target
+
+
+def _write_images(config: Config, target: Store, workspace: Store, case_ids: set[str], tally: Tally) -> int:
+    exporter, units = _exporter(config, target, workspace), 0
+    with ray_session(config.ray):
+        for rows in instances_of(workspace, case_ids):
+            units += len(rows)
+            written = spread(
+                rows,
+                exporter.write_instance,
+                lambda row, err: Rejection.of("instance", row.instance_id, err),
+            )
+            for _, rejection in written:
+                _count(tally, "cleaned", rejection)
+    return units
+
+
+def _write_results(
+    config: Config,
+    target: Store,
+    workspace: Store,
+    results: Sequence[Result],
+    kind: ExportFormat,
+    tally: Tally,
+) -> None:
+    if kind is ExportFormat.COCO:
+        _write_coco(target, workspace, results)
+    elif kind is ExportFormat.JSONL:
+        _write_lines(target, results)
+    elif results:
+        _write_reports(config, target, workspace, results, kind, tally)
+        return
+    tally.written.update(result.status for result in results)
+
+
+def _write_reports(
+    config: Config,
+    target: Store,
+    workspace: Store,
+    results: Sequence[Result],
+    kind: ExportFormat,
+    tally: Tally,
+) -> None:
+    exporter = _exporter(config, target, workspace)
+    rows = _shown_instances(workspace, results)
+    work = [ReportWork(result=result, instances=_in_order(result, rows)) for result in results]
+    with ray_session(config.ray):
+        written = spread(
+            work,
+            lambda unit: exporter.write_report(unit, kind),
+            lambda unit, err: Rejection.of("case", unit.result.case.case_id, err),
+        )
+        for unit, rejection in written:
+            _count(tally, unit.result.status, rejection)
+
+
+def _shown_instances(workspace: Store, results: Sequence[Result]) -> dict[str, InstanceRecord]:
+    """The instances that images of these cases are of, by id."""
+    shown = {image.instance_id for result in results for image in result.case.images}
+    pages = instances_of(workspace, {result.case.case_id for result in results})
+    return {row.instance_id: row for page in pages for row in page if row.instance_id in shown}
+
+
+def _in_order(result: Result, rows: dict[str, InstanceRecord]) -> tuple[InstanceRecord, ...]:
+    ids = dict.fromkeys(image.instance_id for image in result.case.images)
+    return tuple(rows[identity] for identity in ids if identity in rows)
+
+
+def _write_coco(target: Store, workspace: Store, results: Sequence[Result]) -> None:
+    keys = {image.image_key for result in results for image in result.case.images}
+    for key in sorted(keys):
+        place = ("coco", "images", key.rpartition("/")[2])
+        if not target.exists(*place):
+            target.write_bytes(workspace.read_bytes(key), *place)
+    target.write_bytes(coco_json(results).encode(), "coco", "annotations.json")
+
+
+def _write_lines(target: Store, results: Sequence[Result]) -> None:
+    with writing(target, "jsonl", "cases.jsonl") as file:
+        for result in results:
+            file.write(case_line(result).encode() + b"\n")
+    target.write_bytes(jsonlib.dumps(line_schema(), indent=1).encode(), "jsonl", "case.schema.json")
+
+
+def _count(tally: Tally, status: str, rejection: Rejection | None) -> None:
+    if rejection is None:
+        tally.written[status] += 1
+    else:
+        tally.reject(rejection)
+
+
+def _exporter(config: Config, target: Store, workspace: Store) -> Exporter:
+    return Exporter(
+        archived=ArchivedInstances(config.open_archive(), config.index, pseudonym_key()),
+        out=target,
+        config=config.export,
+        deidentify=config.index.deidentify,
+        language=config.annotate.engine.language,
+        releases=read_releases(workspace),
+    )

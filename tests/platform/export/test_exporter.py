@@ -1,0 +1,135 @@
+"""Units of an archive written to another place, whatever they lie in."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydantic import SecretStr
+from tests.dicom_files import picture
+from tests.platform.export.made import KEY, full_ultrasound, result
+
+from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
+from sonoloop.platform.archive.headers import HeaderReader
+from sonoloop.platform.archive.objects.reader import ArchiveReader
+from sonoloop.platform.archive.rows import InstanceRecord
+from sonoloop.platform.archive.settings import IndexConfig
+from sonoloop.platform.errors import Reason, RejectedError
+from sonoloop.platform.export.archived import ArchivedInstances
+from sonoloop.platform.export.config import ExportConfig, ExportFormat
+from sonoloop.platform.export.exporter import Exporter, ReportWork
+from sonoloop.platform.export.output import writing
+from sonoloop.platform.workspace import Store
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Store:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    (folder / "cine.dcm").write_bytes(full_ultrasound(3, instance="0"))
+    (folder / "picture.png").write_bytes(picture())
+    with zipfile.ZipFile(folder / "study.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("still.dcm", full_ultrasound(instance="1"))
+    return Store(str(folder))
+
+
+@pytest.fixture
+def rows(archive: Store) -> dict[str, InstanceRecord]:
+    """Rows of the archive's instances by the end of their name."""
+    reader = HeaderReader(
+        ArchiveReader(archive, IndexConfig()), archive, KEY, datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    found = [row for info in archive.list_objects() for row in reader.read(info)]
+    return {row.uri.rpartition("/")[2]: row for row in found if row.status == "indexed"}
+
+
+def _exporter(archive: Store, out: Path, key: SecretStr = KEY) -> Exporter:
+    archived = ArchivedInstances(archive, IndexConfig(), key)
+    return Exporter(archived, Store(str(out)), ExportConfig(), DeidentifyConfig(), "en", {})
+
+
+def test_instances_are_written_below_their_study_out_of_a_zip_too(
+    archive: Store, rows: dict[str, InstanceRecord], tmp_path: Path
+) -> None:
+    exporter = _exporter(archive, tmp_path / "out")
+    for name in ("cine.dcm", "still.dcm"):
+        exporter.write_instance(rows[name])
+    files = sorted((tmp_path / "out").rglob("*"))
+    written = [pydicom.dcmread(path) for path in files if path.is_file()]
+    assert [(d.StudyInstanceUID, f"{d.SOPInstanceUID}.dcm") for d in written] == [
+        (path.parent.name, path.name) for path in files if path.is_file()
+    ]
+    assert sorted(int(d.get("NumberOfFrames") or 1) for d in written) == [1, 3]
+
+
+def test_a_report_refers_to_the_instances_as_they_are_exported(
+    archive: Store, rows: dict[str, InstanceRecord], tmp_path: Path
+) -> None:
+    exporter = _exporter(archive, tmp_path / "out")
+    work = ReportWork(result=result(), instances=(rows["cine.dcm"], rows["still.dcm"]))
+    for row in work.instances:
+        exporter.write_instance(row)
+    for kind in (ExportFormat.SR, ExportFormat.FHIR):
+        exporter.write_report(work, kind)
+    case_id = work.result.case.case_id
+    report = pydicom.dcmread(tmp_path / "out" / "sr" / f"{case_id}.dcm")
+    series = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    referred = {item.ReferencedSOPInstanceUID for part in series for item in part.ReferencedSOPSequence}
+    assert referred == {path.stem for path in (tmp_path / "out" / "dicom").rglob("*.dcm")}
+    bundle = json.loads((tmp_path / "out" / "fhir" / f"{case_id}.json").read_text())
+    assert "ImagingStudy" in {entry["resource"]["resourceType"] for entry in bundle["entry"]}
+
+
+@pytest.mark.parametrize("text", ["Frau Zimmermann, links", "PID-471108", "geb. 19490517"])
+def test_a_text_that_holds_an_identifier_of_the_header_is_not_exported(
+    text: str, archive: Store, rows: dict[str, InstanceRecord], tmp_path: Path
+) -> None:
+    work = ReportWork(result=result(findings=text), instances=(rows["cine.dcm"],))
+    with pytest.raises(RejectedError) as err:
+        _exporter(archive, tmp_path / "out").write_report(work, ExportFormat.FHIR)
+    assert err.value.reason == Reason.PHI_SUSPECTED
+    assert text not in str(err.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_case_of_pictures_has_a_bundle_but_no_structured_report(
+    archive: Store, rows: dict[str, InstanceRecord], tmp_path: Path
+) -> None:
+    exporter = _exporter(archive, tmp_path / "out")
+    work = ReportWork(result=result(num_images=1), instances=(rows["picture.png"],))
+    exporter.write_report(work, ExportFormat.FHIR)
+    with pytest.raises(RejectedError) as err:
+        exporter.write_report(work, ExportFormat.SR)
+    assert err.value.reason == Reason.NOT_DICOM
+
+
+def test_an_object_under_another_key_or_with_another_content_is_refused(
+    archive: Store, rows: dict[str, InstanceRecord], tmp_path: Path
+) -> None:
+    other_key = _exporter(archive, tmp_path / "out", SecretStr("another key, long enough"))
+    with pytest.raises(RejectedError, match="pseudonym key"):
+        other_key.write_instance(rows["cine.dcm"])
+    (Path(archive.root) / "cine.dcm").write_bytes(full_ultrasound(instance="7"))
+    with pytest.raises(RejectedError):
+        _exporter(archive, tmp_path / "out").write_instance(rows["cine.dcm"])
+    assert not list(tmp_path.rglob("out/**/*.dcm"))
+
+
+def test_a_file_that_failed_halfway_leaves_nothing(tmp_path: Path) -> None:
+    out = Store(str(tmp_path / "out"))
+    with pytest.raises(RuntimeError):
+        _write_half(out)
+    assert not (tmp_path / "out").exists()
+    with writing(out, "dicom", "x.dcm") as file:
+        file.write(b"whole")
+    assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [b"whole"]
+
+
+def _write_half(out: Store) -> None:
+    with writing(out, "dicom", "x.dcm") as file:
+        file.write(b"half")
+        raise RuntimeError
