@@ -15,12 +15,11 @@ from sonoloop.jobs.output import ConfigOption, JsonOption, progress, show
 from sonoloop.jobs.runs import stage
 from sonoloop.model.calibration import case_confidence
 from sonoloop.platform import registry
+from sonoloop.platform.duplicates import one_of_each, read_groups
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.labelstudio.predictions import prediction_of, task_data, version_name
 from sonoloop.platform.labelstudio.upload import CaseUpload, upload
-from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.tables import read_cases, read_drafts
-from sonoloop.platform.workspace import Store
 
 
 class PushSummary(BaseModel):
@@ -35,6 +34,7 @@ class PushSummary(BaseModel):
     new_tasks: int
     new_predictions: int
     unchanged: int
+    near_duplicates: int
 
 
 def push(
@@ -42,18 +42,25 @@ def push(
     budget: Annotated[
         int | None, typer.Option(min=1, help="At most this many cases that have no task yet.")
     ] = None,
+    near_duplicates: Annotated[
+        bool,
+        typer.Option("--near-duplicates", help="New tasks also for cases that share a picture with another."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Bring drafts to Label Studio: one task per case, one prediction per model version."""
-    show(run_push(load_config(config), budget=budget), title="push", as_json=json)
+    summary = run_push(load_config(config), budget=budget, near_duplicates=near_duplicates)
+    show(summary, title="push", as_json=json)
 
 
-def run_push(config: Config, *, budget: int | None = None) -> PushSummary:
+def run_push(config: Config, *, budget: int | None = None, near_duplicates: bool = False) -> PushSummary:
     """Bring the champion's drafts to Label Studio; the same call again changes nothing.
 
     Cases that have a task get the champion's prediction beside the older ones; ``budget`` bounds only the
     new tasks and takes them in ``push.order``. A prediction's score is the case's confidence, calibrated
     where the champion has a calibrator; the score of a prediction that is there already stays as it was.
+    Of cases that share a picture only one gets a task, the first in ``push.order``, unless
+    ``near_duplicates`` asks for all; tasks that are there stay.
 
     Raises:
         NothingToDoError: the champion has no draft.
@@ -72,7 +79,14 @@ def run_push(config: Config, *, budget: int | None = None) -> PushSummary:
         door.ensure_storage(project.id, image_storage(workspace))
         with_task = {task.data.case_id for task in door.all_tasks(project.id)}
         scores = {case_id: case_confidence(draft, calibrator) for case_id, draft in drafted.items()}
-        uploads = _uploads(workspace, drafted, scores, with_task, budget, config.push.order)
+        cases = {case.case_id: case for case in read_cases(workspace) if case.case_id in drafted}
+        fresh = in_order(cases.keys() - with_task, scores, config.push.order)
+        groups = {} if near_duplicates else read_groups(workspace)
+        single = one_of_each(fresh, groups, taken=with_task)
+        uploads = [
+            CaseUpload(task_data(cases[key], workspace.uri), prediction_of(drafted[key], score=scores[key]))
+            for key in (*sorted(cases.keys() & with_task), *single[:budget])
+        ]
         result = upload(
             door,
             project.id,
@@ -92,6 +106,7 @@ def run_push(config: Config, *, budget: int | None = None) -> PushSummary:
         new_tasks=result.num_new_tasks,
         new_predictions=result.num_new_predictions,
         unchanged=result.num_unchanged,
+        near_duplicates=len(fresh) - len(single),
     )
 
 
@@ -109,19 +124,3 @@ def in_order(case_ids: Iterable[str], scores: Mapping[str, float | None], order:
         return sorted(case_ids)
     sign = 1 if order == "uncertain" else -1
     return sorted(case_ids, key=lambda case_id: (sign * (scores[case_id] or 0.0), case_id))
-
-
-def _uploads(
-    workspace: Store,
-    drafted: Mapping[str, DraftRecord],
-    scores: Mapping[str, float | None],
-    with_task: set[str | None],
-    budget: int | None,
-    order: PushOrder,
-) -> list[CaseUpload]:
-    cases = {case.case_id: case for case in read_cases(workspace) if case.case_id in drafted}
-    fresh = in_order(cases.keys() - with_task, scores, order)[:budget]
-    return [
-        CaseUpload(task_data(cases[key], workspace.uri), prediction_of(drafted[key], score=scores[key]))
-        for key in (*sorted(cases.keys() & with_task), *fresh)
-    ]

@@ -1,12 +1,21 @@
-"""Training snapshots: the exact reviews a challenger learns from, split by patient, named by hash."""
+"""Training snapshots: the exact reviews a challenger learns from, split by patient, named by hash.
+
+A patient's side is fixed for ever. Where near-duplicate cases belong to patients of both sides, all cases of
+the group are left out, of training and of the held-out reviews that the gate looks at: on either side a
+picture would stand that the other side has too. It does not matter which cases of a group are reviewed, so
+that what is left out does not come back when another review arrives.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from sonoloop.platform.duplicates import read_groups
 from sonoloop.platform.errors import ConfigError, NothingToDoError
 from sonoloop.platform.records import CaseRecord, ReviewRecord, content_id
 from sonoloop.platform.tables import current_reviews, read_cases
@@ -32,7 +41,12 @@ class Snapshot(BaseModel):
     name: str = Field(description="hash of its reviews and their split")
     num_train: int
     num_test: int
-    num_left_out: int = Field(description="reviews without valid entities or with an empty section")
+    num_left_out: int = Field(
+        description="reviews without valid entities, with an empty section, or straddling the sides"
+    )
+    num_straddling: int = Field(
+        default=0, description="usable reviews left out because near-duplicates stand on both sides"
+    )
 
 
 def split_of(patient_key: str, test_share: float) -> Split:
@@ -45,6 +59,23 @@ def split_of(patient_key: str, test_share: float) -> Split:
     return "test" if int(patient_key[:8], 16) / 16**8 < test_share else "train"
 
 
+def straddling_cases(
+    cases: Iterable[CaseRecord], groups: Mapping[str, str], test_share: float
+) -> frozenset[str]:
+    """Cases whose group of near-duplicates has patients on both sides.
+
+    Args:
+        cases: All cases, reviewed or not.
+        groups: Case id to group key of the near-duplicates among them.
+        test_share: Share of patients held out, 0..1.
+    """
+    members = [case for case in cases if case.case_id in groups]
+    sides: dict[str, set[Split]] = defaultdict(set)
+    for case in members:
+        sides[groups[case.case_id]].add(split_of(case.patient_key, test_share))
+    return frozenset(case.case_id for case in members if len(sides[groups[case.case_id]]) > 1)
+
+
 def freeze_snapshot(workspace: Store, *, test_share: float) -> Snapshot:
     """Freeze the current reviews; the same reviews give the same snapshot.
 
@@ -54,17 +85,20 @@ def freeze_snapshot(workspace: Store, *, test_share: float) -> Snapshot:
     cases = {case.case_id: case for case in read_cases(workspace)}
     reviews = [review for review in current_reviews(workspace).values() if review.case_id in cases]
     usable = [r for r in reviews if r.entities is not None and r.findings and r.impression]
-    rows = [_row(review, cases[review.case_id], test_share) for review in usable]
+    straddling = straddling_cases(cases.values(), read_groups(workspace), test_share)
+    apart = [r for r in usable if r.case_id not in straddling]
+    rows = [_row(review, cases[review.case_id], test_share) for review in apart]
     rows.sort(key=lambda row: row.case_id)
     snapshot = Snapshot(
         name=content_id(*(f"{row.review_id}:{row.split}" for row in rows), length=12),
         num_train=sum(row.split == "train" for row in rows),
         num_test=sum(row.split == "test" for row in rows),
         num_left_out=len(reviews) - len(rows),
+        num_straddling=len(usable) - len(apart),
     )
     if snapshot.num_train == 0:
         raise NothingToDoError(
-            f"no review to learn from ({len(reviews)} pulled, {snapshot.num_left_out} unusable, "
+            f"no review to learn from ({len(reviews)} pulled, {snapshot.num_left_out} left out, "
             f"{snapshot.num_test} held out); run `sonoloop pull` after people have corrected drafts"
         )
     workspace.write_table(SnapshotRow.table(rows), "training", snapshot.name, "reviews.parquet")

@@ -15,6 +15,7 @@ from sonoloop.model.calibration import Calibrator
 from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.model.scaling import Scaling
 from sonoloop.platform import registry
+from sonoloop.platform.duplicates import DuplicateRecord, write_duplicates
 from sonoloop.platform.records import CaseRecord, DraftRecord
 from sonoloop.platform.registry import Aliases
 from sonoloop.platform.workspace import S3Config, Store
@@ -91,6 +92,27 @@ def test_a_budget_takes_the_least_sure_cases_first_and_shows_how_sure_the_draft_
     second = config.model_copy(update={"push": PushConfig(order="certain")})
     assert run_push(second, budget=1).new_tasks == 1
     assert _scores(config) == {"a": pytest.approx(0.6), "b": pytest.approx(0.9)}
+
+
+@pytest.mark.labelstudio
+def test_of_near_duplicates_one_is_read_unless_asked_and_tasks_that_are_there_stay(config: Config) -> None:
+    assert run_push(config, budget=1).new_tasks == 1
+    _mark(config, "a", "b", "c")
+    none_more = run_push(config, budget=2)
+    assert (none_more.new_tasks, none_more.near_duplicates, none_more.cases) == (0, 2, 1)
+    _mark(config, "b", "c")
+    surest = config.model_copy(update={"push": PushConfig(order="certain")})
+    assert run_push(surest).near_duplicates == 1
+    assert set(_scores(config)) == {"a", "b"}
+    everything = run_push(config, near_duplicates=True)
+    assert (everything.new_tasks, everything.near_duplicates) == (1, 0)
+    assert set(_scores(config)) == {"a", "b", "c"}
+
+
+def _mark(config: Config, *group: str) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    marks = [DuplicateRecord(case_id=name, group_key=min(group), distance=0, marked_at=now) for name in group]
+    write_duplicates(config.open_workspace(), marks)
 
 
 @pytest.mark.labelstudio

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from sonoloop.jobs.snapshot import freeze_snapshot, read_snapshot, split_of
+from sonoloop.jobs.snapshot import freeze_snapshot, read_snapshot, split_of, straddling_cases
+from sonoloop.platform.duplicates import DuplicateRecord, write_duplicates
 from sonoloop.platform.errors import ConfigError, NothingToDoError
 from sonoloop.platform.identity import pseudonym
 from sonoloop.platform.records import CaseRecord, ReviewRecord
@@ -56,6 +57,22 @@ def workspace(tmp_path: Path) -> Store:
     cases = [case(f"c{number:02}", PATIENTS[number // 2]) for number in range(40)]
     store.write_table(CaseRecord.table(cases), "cases", "0.parquet")
     return store
+
+
+def mark(workspace: Store, *groups: tuple[str, ...]) -> None:
+    write_duplicates(
+        workspace,
+        [
+            DuplicateRecord(case_id=name, group_key=min(group), distance=3, marked_at=START)
+            for group in groups
+            for name in group
+        ],
+    )
+
+
+def on_side(side: str, share: float = 0.3) -> list[str]:
+    """Cases of the fixture whose patient stands on this side."""
+    return [f"c{number:02}" for number in range(40) if split_of(PATIENTS[number // 2], share) == side]
 
 
 def pull(workspace: Store, name: str, *reviews: ReviewRecord) -> None:
@@ -131,3 +148,41 @@ def test_without_a_usable_review_there_is_nothing_to_learn_and_nothing_is_writte
 def test_a_snapshot_that_is_not_there_is_a_config_error(workspace: Store) -> None:
     with pytest.raises(ConfigError, match="no snapshot"):
         read_snapshot(workspace, "0123", "test")
+
+
+def test_near_duplicates_on_both_sides_are_left_out_of_both_and_counted(workspace: Store) -> None:
+    pull(workspace, "0", *(review(f"c{number:02}") for number in range(40)))
+    train, test = on_side("train"), on_side("test")
+    before = freeze_snapshot(workspace, test_share=0.3)
+    mark(workspace, (train[0], test[0]), (train[1], train[2]), (test[1], test[2]))
+    after = freeze_snapshot(workspace, test_share=0.3)
+    kept = {
+        side: {row.case_id for row in read_snapshot(workspace, after.name, side)}
+        for side in ("train", "test")
+    }
+    assert kept == {"train": {*train[1:]}, "test": {*test[1:]}}
+    assert (after.num_straddling, after.num_left_out) == (2, 2)
+    assert (before.num_straddling, before.num_left_out) == (0, 0)
+    assert after.name != before.name
+    assert len(read_snapshot(workspace, before.name, "train")) == len(train), "a frozen one stays as it was"
+
+
+def test_a_duplicate_that_nobody_reviewed_leaves_its_group_out_too(workspace: Store) -> None:
+    train, test = on_side("train"), on_side("test")
+    mark(workspace, (train[0], test[0], test[1]))
+    pull(workspace, "0", *(review(name) for name in train))
+    first = freeze_snapshot(workspace, test_share=0.3)
+    pull(workspace, "1", review(test[0], hour=1), review(test[1], hour=1), review(test[2], hour=1))
+    second = freeze_snapshot(workspace, test_share=0.3)
+    for snapshot in (first, second):
+        rows = read_snapshot(workspace, snapshot.name, "train")
+        assert {row.case_id for row in rows} == {*train[1:]}
+    assert [row.case_id for row in read_snapshot(workspace, second.name, "test")] == [test[2]]
+
+
+def test_a_marked_case_that_is_not_there_any_more_is_on_no_side() -> None:
+    cases = [case("a", PATIENTS[0]), case("b", PATIENTS[0])]
+    groups = {"a": "a", "b": "a", "gone": "a"}
+    assert straddling_cases(cases, groups, 0.3) == frozenset()
+    both = [case("a", "0" * 24), case("b", "f" * 24), case("alone", "f" * 24)]
+    assert straddling_cases(both, groups, 0.3) == {"a", "b"}
