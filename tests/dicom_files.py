@@ -39,6 +39,15 @@ def real_file(name: str) -> bytes:
     return Path(str(path)).read_bytes()
 
 
+def as_ultrasound(name: str) -> bytes:
+    """A file of the pydicom wheel that shows something else, declared an ultrasound."""
+    dataset = pydicom.dcmread(io.BytesIO(real_file(name)))
+    dataset.Modality, dataset.SOPClassUID = "US", UltrasoundImageStorage
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
 def speckle(seed: int = 0, *, frames: int = 1, channels: int = 1) -> NDArray[np.uint8]:
     """Noise ``(rows, columns[, 3])`` or ``(frames, rows, columns[, 3])`` with a name burned in at the top."""
     pixels = np.random.default_rng(seed).integers(1, 256, (frames, ROWS, COLUMNS, channels), dtype=np.uint8)

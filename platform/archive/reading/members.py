@@ -160,6 +160,9 @@ def _tar_members(file: RangedFile) -> Iterator[tuple[Member, Opener]]:
                 fingerprint = content_id(str(info.mtime), str(info.size), str(info.chksum))
                 opener = partial(_open_tarred, file, stream if is_gzip else None, info)
                 yield Member(info.name, info.size, fingerprint), opener
+        stream.seek(archive.offset)
+        if any(stream.read(tarfile.BLOCKSIZE)):  # tarfile takes a broken header for the end
+            raise RejectedError(Reason.TRUNCATED, "the archive is cut off or broken behind its last member")
 
 
 def _open_tarred(file: RangedFile, stream: BinaryIO | None, info: tarfile.TarInfo) -> BinaryIO:
