@@ -115,6 +115,7 @@ class Store:
             scheme=parts.scheme if parts else "https",
             connect_timeout=10,
             request_timeout=60,
+            allow_delayed_open=True,  # a small object is one request, not the three of an upload in parts
         )
 
     @cached_property

@@ -13,8 +13,9 @@ from sonoloop.platform.archive.deidentify.png import encode_png
 from sonoloop.platform.archive.grouping import CaseWork
 from sonoloop.platform.archive.headers import store_faults
 from sonoloop.platform.archive.instance import Frame
-from sonoloop.platform.archive.keyframes import choose_key_frames
+from sonoloop.platform.archive.keyframes import choose_key_frames, share_budget
 from sonoloop.platform.archive.objects.reader import ArchiveReader
+from sonoloop.platform.archive.perceptual import perceptual_hash
 from sonoloop.platform.archive.reading.members import open_member
 from sonoloop.platform.archive.reading.open import open_instance
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord, MaskedBox
@@ -72,13 +73,10 @@ class CaseMaker:
         )
 
     def _shares(self, rows: Sequence[InstanceRecord]) -> list[tuple[InstanceRecord, int]]:
-        """Frames that each instance may give: everyone a first before anyone a second."""
-        shares = [0] * len(rows)
-        for _ in range(self.config.key_frames):
-            for place, row in enumerate(rows):
-                if sum(shares) < self.config.max_images and shares[place] < (row.num_frames or 1):
-                    shares[place] += 1
-        return list(zip(rows, shares, strict=True))
+        """Frames that each instance may give."""
+        sizes = [(row.instance_id, row.series_key or "", row.num_frames or 1) for row in rows]
+        shares = share_budget(sizes, max_images=self.config.max_images, key_frames=self.config.key_frames)
+        return [(row, shares[row.instance_id]) for row in rows]
 
     def _best(self, copies: Sequence[InstanceRecord], share: int) -> list[FrameRecord]:
         """Of an instance stored more than once, the first copy that can be used, or the first's rejection."""
@@ -120,6 +118,7 @@ class CaseMaker:
             image_key=image_key,
             width=frame.shape[1],
             height=frame.shape[0],
+            perceptual_hash=perceptual_hash(frame),
             masks=tuple(
                 MaskedBox(left=mask.left, top=mask.top, right=mask.right, bottom=mask.bottom, why=mask.why)
                 for mask in audit.masks

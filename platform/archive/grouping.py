@@ -36,7 +36,10 @@ class CaseWork:
     @property
     def instances(self) -> list[InstanceRecord]:
         """The rows, an instance stored twice counted once, in the order of their URIs."""
-        return list({row.instance_id: row for row in reversed(self.rows)}.values())[::-1]
+        first: dict[str, InstanceRecord] = {}
+        for row in self.rows:
+            first.setdefault(row.instance_id, row)
+        return list(first.values())
 
     def copies(self, instance_id: str) -> list[InstanceRecord]:
         """The rows of one instance."""

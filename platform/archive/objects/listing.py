@@ -124,6 +124,7 @@ def _next_characters(archive: Store, prefix: Prefix) -> Iterator[str]:
 def _answers(archive: Store, **asked: Any) -> Iterator[Any]:
     """Pages of one listing; a refusal is the whole archive's, not an object's."""
     bucket, _ = archive.bucket_and_prefix
+    asked.setdefault("MaxKeys", OBJECTS_PER_PAGE)
     while True:
         try:
             answer = patiently(

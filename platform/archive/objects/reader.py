@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +96,9 @@ class S3Object:
                 raise
             self.info = replace(self.info, size_bytes=0)  # no range of an empty object can be satisfied
             return b""
-        with answer["Body"] as body:
+        with closing(
+            answer["Body"]
+        ) as body:  # its own `with` gives urllib3's stream, whose errors are others
             data = body.read()
         size = int(answer["ContentRange"].rpartition("/")[2])
         self.info = ObjectInfo(self.info.uri, size, answer["ETag"].strip('"'))
