@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,3 +218,12 @@ def test_an_empty_workspace_a_target_in_the_archive_and_no_result_are_refused(
 def _lines(config: Config, folder: Path) -> list[str]:
     run_export(config, ExportFormat.JSONL, str(folder), reviewed_only=True)
     return (folder / "jsonl" / "cases.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("package", ["highdicom", "fhir"])
+def test_without_the_packages_of_exports_the_verb_says_what_is_missing(package: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from sonoloop.jobs.cli import main; main()"
+    command = [sys.executable, "-c", program, "export", "--format", "jsonl", "--out", "x"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == ConfigError.exit_code
+    assert f"needs the package {package}" in done.stderr

@@ -15,6 +15,7 @@ from importlib.resources import files
 from types import MappingProxyType
 
 from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.tag import BaseTag, Tag
 
 from sonoloop.platform.archive.confidentiality.config import ConfidentialityConfig
@@ -55,6 +56,8 @@ _RESOLVED = {
 }
 """Conditional actions, whose choice hangs on the attribute's type in the IOD: the one that is conformant
 whatever the type is. An empty value is valid for types 2 and 3, a dummy for all."""
+_REMOVABLE = ("X_Z_TAGS", "X_D_TAGS", "X_Z_D_TAGS")
+"""Sequences of these are removed: the ultrasound IODs have them as type 3; without items they are wrong."""
 
 
 @cache
@@ -62,8 +65,17 @@ def basic_actions() -> Mapping[BaseTag, Action]:
     """The basic profile's column, without the repeating groups, which never pass."""
     database = dicom_anonymization_database_selector(f"dicomfields_{EDITION}")
     return MappingProxyType(
-        {Tag(tag): action for name, action in _RESOLVED.items() for tag in database[name] if len(tag) == 2}
+        {
+            Tag(tag): Action.REMOVE if name in _REMOVABLE and _is_sequence(tag) else action
+            for name, action in _RESOLVED.items()
+            for tag in database[name]
+            if len(tag) == 2
+        }
     )
+
+
+def _is_sequence(tag: tuple[int, int]) -> bool:
+    return dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
 
 
 @cache

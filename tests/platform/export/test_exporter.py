@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.dicom_files import picture
 from tests.platform.export.made import KEY, full_ultrasound, result
 
 from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
+from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.headers import HeaderReader
 from sonoloop.platform.archive.objects.reader import ArchiveReader
 from sonoloop.platform.archive.rows import InstanceRecord
@@ -24,6 +26,8 @@ from sonoloop.platform.export.config import ExportConfig, ExportFormat
 from sonoloop.platform.export.exporter import Exporter, ReportWork
 from sonoloop.platform.export.output import writing
 from sonoloop.platform.workspace import Store
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -39,10 +43,12 @@ def archive(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def rows(archive: Store) -> dict[str, InstanceRecord]:
+    return _rows(archive)
+
+
+def _rows(archive: Store) -> dict[str, InstanceRecord]:
     """Rows of the archive's instances by the end of their name."""
-    reader = HeaderReader(
-        ArchiveReader(archive, IndexConfig()), archive, KEY, datetime(2026, 1, 1, tzinfo=UTC)
-    )
+    reader = HeaderReader(ArchiveReader(archive, IndexConfig()), archive, KEY, NOW)
     found = [row for info in archive.list_objects() for row in reader.read(info)]
     return {row.uri.rpartition("/")[2]: row for row in found if row.status == "indexed"}
 
@@ -117,6 +123,23 @@ def test_an_object_under_another_key_or_with_another_content_is_refused(
     with pytest.raises(RejectedError):
         _exporter(archive, tmp_path / "out").write_instance(rows["cine.dcm"])
     assert not list(tmp_path.rglob("out/**/*.dcm"))
+
+
+def test_what_waits_in_quarantine_is_exported_once_its_very_version_is_released(
+    archive: Store, tmp_path: Path
+) -> None:
+    unclean = full_ultrasound(regions=(), BurnedInAnnotation="YES", instance="5")
+    (Path(archive.root) / "unclean.dcm").write_bytes(unclean)
+    row = _rows(archive)["unclean.dcm"]
+    exporter = _exporter(archive, tmp_path / "out")
+    seen = Release(instance_id=row.instance_id, etag=row.etag, by="p", rules_version="2", at=NOW)
+    for release in (None, seen.model_copy(update={"etag": "another version"})):
+        unreleased = replace(exporter, releases={} if release is None else {row.instance_id: release})
+        with pytest.raises(RejectedError) as err:
+            unreleased.write_instance(row)
+        assert err.value.reason == Reason.PHI_SUSPECTED
+    replace(exporter, releases={row.instance_id: seen}).write_instance(row)
+    assert len(list(tmp_path.rglob("out/**/*.dcm"))) == 1
 
 
 def test_a_file_that_failed_halfway_leaves_nothing(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def test_a_conditional_action_takes_the_form_that_every_type_of_attribute_allows
     assert by_keyword["ProtocolName"] is Action.DUMMY  # X/D
     assert by_keyword["StationName"] is Action.DUMMY  # X/Z/D
     assert by_keyword["SourceImageSequence"] is Action.UID  # X/Z/U*
+    assert by_keyword["ReferencedStudySequence"] is Action.REMOVE  # X/Z, a sequence of type 3
+    assert by_keyword["VerifyingObserverIdentificationCodeSequence"] is Action.EMPTY  # Z, also a sequence
     assert by_keyword["StudyDescription"] is Action.REMOVE
 
 
