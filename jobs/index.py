@@ -11,10 +11,11 @@ import typer
 from pydantic import BaseModel
 
 from sonoloop.jobs.config import Config, load_config
-from sonoloop.jobs.indexing.cases import CaseCounts, make_cases
+from sonoloop.jobs.indexing.cases import CaseCounts, make_cases, mark_duplicates
 from sonoloop.jobs.indexing.headers import IndexRun, index_headers
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.runs import Run, ray_session, stage, start_run
+from sonoloop.platform.archive.deidentify.quarantine import read_releases
 from sonoloop.platform.archive.pages import HeaderCounts
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.identity import pseudonym_key
@@ -83,7 +84,8 @@ def run_index(config: Config, *, headers_only: bool = False, retry_rejected: boo
     workspace, archive = config.open_workspace(), config.open_archive()
     now = datetime.now(UTC)
     run_id = f"index-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    run = IndexRun(archive, workspace, config.index, key, now, run_id, retry_rejected)
+    releases = read_releases(workspace)
+    run = IndexRun(archive, workspace, config.index, key, now, run_id, releases, retry_rejected)
     record = _Record(config, run)
     headers, cases = HeaderCounts(), CaseCounts()
     with ray_session(config.ray):
@@ -99,6 +101,7 @@ def run_index(config: Config, *, headers_only: bool = False, retry_rejected: boo
                 for chunk in make_cases(run):
                     cases.add(chunk)
                     record.begin_if(chunk.made)
+                mark_duplicates(run, cases.newest)
                 counts.update(cases=cases.cases, images=cases.images)
     summary = _summary(headers, cases)
     record.finish(summary)

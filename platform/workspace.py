@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,6 +225,12 @@ class Store:
         """Whether the object is there."""
         with storage_errors(self.uri):
             return bool(self.fs.get_file_info(self.path(*parts)).type == pafs.FileType.File)
+
+    def written_at(self, *parts: str) -> datetime | None:
+        """When the object was written, by the store's clock; ``None`` where there is none."""
+        with storage_errors(self.uri):
+            found = self.fs.get_file_info(self.path(*parts))
+        return found.mtime.astimezone(UTC) if found.is_file and found.mtime else None
 
     def write_table(self, table: pa.Table, *parts: str) -> None:
         """Write one Parquet file whole or not at all."""

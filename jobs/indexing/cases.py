@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from sonoloop.jobs.indexing.spread import spread
 from sonoloop.jobs.progress import counted
 from sonoloop.platform.archive.frames import CaseMaker, MadeCase
 from sonoloop.platform.archive.grouping import CaseFinder, CaseWork, Chunk, bucket_ranges, split_by_bucket
+from sonoloop.platform.archive.nearduplicates import mark_near_duplicates
 from sonoloop.platform.archive.objects.reader import ArchiveReader
 from sonoloop.platform.archive.reading.pixels import quiet
 from sonoloop.platform.errors import CountError
@@ -38,6 +40,7 @@ from sonoloop.platform.sorted_rooms import (
 ROWS_PER_BUCKET = 10_000
 MAX_BUCKETS = 256
 CASES_AT_ONCE = 4
+MARKED = "duplicates/marked.parquet"
 
 
 @dataclass
@@ -46,6 +49,7 @@ class CaseCounts:
 
     ``cases`` and ``images`` count all cases that may be drafted, ``made`` those of this run, withdrawn ones
     among them. ``rejected`` counts objects of this run whose pixels were rejected, by reason in ``reasons``.
+    ``newest`` is when the newest of all cases was made.
     """
 
     cases: int = 0
@@ -53,11 +57,16 @@ class CaseCounts:
     made: int = 0
     rejected: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    newest: datetime | None = None
 
     def add(self, other: CaseCounts) -> None:
         """Count what another counted, too."""
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
+        self.cases += other.cases
+        self.images += other.images
+        self.made += other.made
+        self.rejected += other.rejected
+        self.reasons.update(other.reasons)
+        self.newest = max(filter(None, (self.newest, other.newest)), default=None)
 
 
 def make_cases(run: IndexRun) -> Iterator[CaseCounts]:
@@ -95,7 +104,7 @@ def _parts(
 def _tasks(run: IndexRun, counter: Any) -> Any:
     def find(keys: KeyRange, case_files: Sequence[SortedFile], *parts: pa.Table) -> Iterator[Chunk]:
         instances = pa.concat_tables(parts).sort_by("case_id")
-        finder = CaseFinder(run.workspace, case_files, run.config, run.retry_rejected)
+        finder = CaseFinder(run.workspace, case_files, run.config, run.releases, run.retry_rejected)
         for chunk in finder.chunks(instances, keys):
             counter.expect.remote(len(chunk.work))
             yield chunk
@@ -108,11 +117,11 @@ def _tasks(run: IndexRun, counter: Any) -> Any:
 
 def make_chunk(run: IndexRun, chunk: Chunk, counter: Any) -> CaseCounts:
     """Make the cases of a chunk, and write images, frames, cases, in this order."""
-    counts = CaseCounts(chunk.kept_cases, chunk.kept_images)
+    counts = CaseCounts(chunk.kept_cases, chunk.kept_images, newest=chunk.newest)
     if not chunk.work:
         return counts
     objects = ArchiveReader(run.archive, run.config)
-    maker = CaseMaker(objects, run.archive, run.workspace, run.config, run.now)
+    maker = CaseMaker(objects, run.archive, run.workspace, run.config, run.now, run.releases)
     made: list[MadeCase] = []
     with quiet(), ThreadPoolExecutor(CASES_AT_ONCE) as pool:  # around the threads, as for headers
         for work, result in zip(chunk.work, pool.map(maker.make, chunk.work), strict=True):
@@ -147,4 +156,15 @@ def _counted(run: IndexRun, work: CaseWork, result: MadeCase) -> CaseCounts:
         if row.indexed_at == run.now and row.instance_id in rejected
     ]
     num_cases = int(not result.case.withdrawn)
-    return CaseCounts(num_cases, len(result.case.images), 1, len(reasons), Counter(reasons))
+    return CaseCounts(num_cases, len(result.case.images), 1, len(reasons), Counter(reasons), run.now)
+
+
+def mark_duplicates(run: IndexRun, newest: datetime | None) -> None:
+    """Mark near-duplicates, in a task, unless they were marked after the newest case was made.
+
+    Raises:
+        StorageError: the workspace cannot be had.
+    """
+    marked_at = run.workspace.written_at(MARKED)
+    if newest is not None and (marked_at is None or marked_at <= newest):
+        ray.get(ray.remote(num_cpus=1)(mark_near_duplicates).remote(run.workspace))

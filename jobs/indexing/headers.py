@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from sonoloop.jobs.indexing.listed import Listed
 from sonoloop.jobs.indexing.spread import spread
 from sonoloop.jobs.progress import counted
+from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.headers import HeaderReader
 from sonoloop.platform.archive.objects.listing import ListingPart, parts_of
 from sonoloop.platform.archive.objects.manifest import ManifestPart, manifest_parts
@@ -46,6 +47,7 @@ class IndexRun:
     key: SecretStr
     now: datetime
     run_id: str
+    releases: Mapping[str, Release] = field(default_factory=dict)
     retry_rejected: bool = False
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, cast
 
 from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, FrameAudit, clean_frames
 from sonoloop.platform.archive.deidentify.png import encode_png
+from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.grouping import CaseWork
 from sonoloop.platform.archive.headers import store_faults
 from sonoloop.platform.archive.instance import Frame
@@ -46,6 +47,7 @@ class CaseMaker:
     workspace: Store
     config: IndexConfig
     now: datetime
+    releases: Mapping[str, Release]
 
     def make(self, work: CaseWork) -> MadeCase:
         """Write a case's images. An instance whose pixels are rejected gives its share to the others.
@@ -89,6 +91,8 @@ class CaseMaker:
 
     def _frames(self, row: InstanceRecord, share: int) -> list[FrameRecord]:
         """The rows of an instance's frames, or its one rejection."""
+        decided = self.releases.get(row.instance_id)
+        release = decided if decided is not None and decided.is_of(row.etag) else None
         try:
             with self.objects.open(row.object_info()) as file, store_faults(file):
                 stream = cast(BinaryIO, file)
@@ -97,15 +101,17 @@ class CaseMaker:
                 instance = open_instance(member, name=name)
                 chosen = choose_key_frames(instance.num_frames, share, instance.frame)
                 frames = [instance.frame(index) for index in chosen]
-                cleaned = clean_frames(frames, instance, self.config.deidentify)
+                cleaned = clean_frames(frames, instance, self.config.deidentify, release=release)
         except RejectedError as err:
             return [self._rejection(row, err)]
         return [
-            self._written(row, index, frame, audit)
+            self._written(row, index, frame, audit, release)
             for index, frame, audit in zip(chosen, cleaned.frames, cleaned.audits, strict=True)
         ]
 
-    def _written(self, row: InstanceRecord, index: int, frame: Frame, audit: FrameAudit) -> FrameRecord:
+    def _written(
+        self, row: InstanceRecord, index: int, frame: Frame, audit: FrameAudit, release: Release | None
+    ) -> FrameRecord:
         image_key, data = encode_png(frame)
         if not self.workspace.exists(image_key):
             self.workspace.write_bytes(data, image_key)
@@ -125,7 +131,8 @@ class CaseMaker:
             ),
             texts_found=audit.texts_found,
             texts_kept=audit.texts_kept,
-            rules_version=RULES_VERSION,
+            rules_version=audit.rules_version,
+            released_by=None if release is None else release.by,
             prepared_at=self.now,
         )
 

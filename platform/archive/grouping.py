@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sonoloop.platform.archive.deidentify.clean import RULES_VERSION
+from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.records import CaseRecord, content_id
@@ -48,11 +50,12 @@ class CaseWork:
 
 @dataclass
 class Chunk:
-    """Cases to be made by one task, and how many of the bucket stay as they are."""
+    """Cases to be made by one task; how many of the bucket stay as they are, and when the newest was made."""
 
     work: list[CaseWork]
     kept_cases: int = 0
     kept_images: int = 0
+    newest: datetime | None = None
 
 
 def bucket_ranges(num_buckets: int) -> list[KeyRange]:
@@ -79,11 +82,12 @@ def split_by_bucket(
 
 @dataclass(frozen=True)
 class CaseFinder:
-    """Finds the cases that are not what their instances and the settings ask for."""
+    """Finds the cases that are not what their instances, the settings and people's releases ask for."""
 
     workspace: Store
     files: Sequence[SortedFile]
     config: IndexConfig
+    releases: Mapping[str, Release] = field(default_factory=dict)
     retry_rejected: bool = False
 
     def chunks(self, instances: pa.Table, keys: KeyRange) -> Iterator[Chunk]:
@@ -103,7 +107,8 @@ class CaseFinder:
         stale = list(self._stale(instances, known))
         touched = {work.case_id for work in stale}
         kept = [case for case in known.values() if case.case_id not in touched and not case.withdrawn]
-        yield Chunk([], len(kept), sum(len(case.images) for case in kept))
+        newest_case = max((case.indexed_at for case in known.values()), default=None)
+        yield Chunk([], len(kept), sum(len(case.images) for case in kept), newest_case)
         weights = [min(len(work.rows), self.config.max_images) for work in stale]
         size = min(self.config.batch_size, -(-sum(weights) // CHUNKS_AT_LEAST))
         chunk, weight = Chunk([]), 0
@@ -122,13 +127,21 @@ class CaseFinder:
         for case_id, place, length in _runs(instances):
             rows = instances.slice(place, length)
             before = left.pop(case_id, None)
-            inputs_hash = content_id(*_versions(rows), settings)
+            inputs_hash = content_id(*self._versions(rows), settings)
             if before is None or before.inputs_hash != inputs_hash or self._retries(before):
                 records = tuple(InstanceRecord.from_row(row) for row in rows.sort_by("uri").to_pylist())
                 yield CaseWork(case_id, inputs_hash, records, before)
         for case_id, before in left.items():
             if not before.withdrawn:
                 yield CaseWork(case_id, content_id(settings), (), before)
+
+    def _versions(self, rows: pa.Table) -> list[str]:
+        found = []
+        for instance_id, etag in zip(rows["instance_id"].to_pylist(), rows["etag"].to_pylist(), strict=True):
+            release = self.releases.get(instance_id)
+            decided = release.model_dump_json() if release and release.is_of(etag) else ""
+            found.append(f"{instance_id}@{etag} {decided}")
+        return sorted(found)
 
     def _retries(self, before: CaseRecord) -> bool:
         return self.retry_rejected and before.num_retryable > 0
@@ -147,8 +160,3 @@ def _runs(instances: pa.Table) -> Iterator[tuple[str, int, int]]:
     for case_id, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
         yield case_id, start, end - start
         start = end
-
-
-def _versions(rows: pa.Table) -> list[str]:
-    columns = (rows["instance_id"].to_pylist(), rows["etag"].to_pylist())
-    return sorted(f"{instance_id}@{etag}" for instance_id, etag in zip(*columns, strict=True))

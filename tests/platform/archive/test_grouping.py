@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
+from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.grouping import (
     CHUNKS_AT_LEAST,
     CaseFinder,
@@ -57,9 +58,14 @@ def made(chunks: list[Chunk], **more: Any) -> list[CaseRecord]:
 
 
 def chunks_of(
-    workspace: Store, rows: list[InstanceRecord], config: IndexConfig | None = None, *, retry: bool = False
+    workspace: Store,
+    rows: list[InstanceRecord],
+    config: IndexConfig | None = None,
+    *,
+    releases: dict[str, Release] | None = None,
+    retry: bool = False,
 ) -> list[Chunk]:
-    finder = CaseFinder(workspace, files_of(workspace, CASES), config or IndexConfig(), retry)
+    finder = CaseFinder(workspace, files_of(workspace, CASES), config or IndexConfig(), releases or {}, retry)
     table = InstanceRecord.table(rows).sort_by("case_id")
     return list(finder.chunks(table, KeyRange()))
 
@@ -100,6 +106,20 @@ def test_a_case_is_stale_when_its_instances_the_settings_or_the_rules_changed(
     assert stale(chunks_of(workspace, rows, IndexConfig(batch_size=1, requests_at_once=3))) == []
     monkeypatch.setattr("sonoloop.platform.archive.grouping.RULES_VERSION", "next")
     assert sorted(stale(chunks_of(workspace, rows))) == ["1", "2"]
+
+
+def test_a_release_of_this_very_version_makes_its_case_again_once(workspace: Store) -> None:
+    rows = [row("a", "1"), row("c", "2")]
+    write_sorted(workspace, CASES, made(chunks_of(workspace, rows)), "0.parquet")
+    release = Release(instance_id="a", etag="e", by="x", rules_version="1", at=NOW)
+    other = release.model_copy(update={"etag": "another"})
+    assert stale(chunks_of(workspace, rows, releases={"a": other})) == []
+    again = chunks_of(workspace, rows, releases={"a": release})
+    assert stale(again) == ["1"]
+    later = datetime(2026, 1, 2, tzinfo=UTC)
+    write_sorted(workspace, CASES, made(again, indexed_at=later), "1.parquet")
+    assert stale(chunks_of(workspace, rows, releases={"a": release})) == []
+    assert stale(chunks_of(workspace, rows)) == ["1"]
 
 
 def test_a_case_without_instances_is_to_be_withdrawn_once(workspace: Store) -> None:

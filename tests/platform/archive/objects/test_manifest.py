@@ -94,7 +94,7 @@ def test_an_inventory_that_is_not_what_its_checksums_say_is_refused(bucket: Stor
 @pytest.mark.parametrize("text", ["{}", "[]", "no json", '{"fileFormat":"ORC","fileSchema":"","files":[]}'])
 def test_what_is_no_inventory_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(ConfigError, match="inventory|Inventory"):
+    with pytest.raises(ConfigError, match="nventory"):
         objects(str(tmp_path / "manifest.json"))
 
 
@@ -120,7 +120,8 @@ def test_a_long_list_comes_in_pages_sorted_by_name(tmp_path: Path, monkeypatch: 
     (part,) = manifest_parts(str(tmp_path / "list.csv.gz"), Store(str(tmp_path)))
     pages = [[info.uri for info in page] for page in part.pages()]
     assert [len(page) for page in pages] == [4, 4, 4, 4, 2]
-    assert sum(pages, []) == sorted(sum(pages, []))
+    uris = [uri for page in pages for uri in page]
+    assert uris == sorted(uris)
 
 
 def test_a_list_that_names_an_object_outside_of_the_archive_is_refused(tmp_path: Path) -> None:
