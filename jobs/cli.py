@@ -28,6 +28,7 @@ VERBS = {
     "evaluate": "Champion and challenger on held-out cases.",
     "promote": "Let the winner draft, or roll back.",
     "export": "Cleaned DICOM, or results as SR, FHIR, COCO, JSON lines.",
+    "quarantine": "What may show patient data: list, show, release, keep.",
     "status": "What the workspace holds.",
     "serve": "Answer questions with the champion.",
     "demo": "The whole loop on this machine, on phantoms.",

@@ -112,7 +112,7 @@ def audit_of(
         return FrameAudit(tuple(masks))
     if not instance.regions and release is None and _says_burned_in(instance):
         raise _suspected("the header says that text is burned in, and declares no ultrasound region")
-    search = TextSearch(_bounds(instance), identifiers_of(instance), masks)
+    search = TextSearch(bounds_of(instance), identifiers_of(instance), masks)
 
     def look(indices: Iterable[int], how: Look) -> list[Mask]:
         return [m for i in indices for m in search.look(only_regions(frame(i), instance.regions), how)]
@@ -153,7 +153,8 @@ def _known_masks(instance: Instance, release: Release | None) -> list[Mask]:
     return masks
 
 
-def _bounds(instance: Instance) -> Box:
+def bounds_of(instance: Instance) -> Box:
+    """The part of the picture that is looked at: what holds all regions, or all of it."""
     regions = instance.regions
     if not regions:
         return Box(0, 0, instance.columns - 1, instance.rows - 1)

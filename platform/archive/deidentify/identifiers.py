@@ -17,6 +17,7 @@ from rapidfuzz import fuzz
 
 from sonoloop.platform.archive.deidentify.marks import is_word
 from sonoloop.platform.archive.instance import Instance
+from sonoloop.platform.archive.reading.pixels import quiet
 
 _KEYWORDS = frozenset(
     {
@@ -114,7 +115,8 @@ def identifiers_of(instance: Instance) -> Identifiers:
     if dataset is None:
         words = (word for word in re.findall(r"[^\W\d_]+|\d+", instance.name) if not is_word(word))
         return Identifiers(frozenset(_form(word) for word in words if len(word) > 3))
-    texts, days = _texts_and_days(dataset)
+    with quiet():  # values that break the standard's rules are converted here for the first time
+        texts, days = _texts_and_days(dataset)
     words = (word for text in texts for word in (text, *re.split(r"[^\w]+", text)))
     return Identifiers(
         frozenset(form for form in map(_form, words) if len(form) > 1 and form not in _NO_NAMES),

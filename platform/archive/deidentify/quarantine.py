@@ -18,6 +18,8 @@ from sonoloop.platform.identity import pseudonym
 from sonoloop.platform.workspace import Store
 
 ROOM = "quarantine"
+MAX_NOTE = 200
+"""Characters."""
 
 
 class _Decision(BaseModel):
@@ -25,7 +27,7 @@ class _Decision(BaseModel):
     instance_id: str
     etag: str = Field(description="the object's version that was looked at; the decision is about no other")
     by: str = Field(description="pseudonym of the person")
-    note: str = Field(default="", max_length=200, description="free of patient data")
+    note: str = Field(default="", max_length=MAX_NOTE, description="free of patient data")
     rules_version: str = Field(description="rules that had sent the object here")
     at: datetime
 

@@ -60,7 +60,7 @@ class TextSearch:
 
     def look(self, frame: Frame, how: Look) -> list[Mask]:
         """Look at one whole frame, black outside the regions, and mask; gives the masks that it adds."""
-        picture = _coloured(blackened(frame, self.masks)[self.bounds.place])
+        picture = coloured(blackened(frame, self.masks)[self.bounds.place])
         contrast = local_contrast(picture, sees_dark=how.sees_dark)
         found = text_reader().find(contrast, usual_scale(picture) * how.size)
         fresh = self._unexplained(picture, found)
@@ -115,7 +115,8 @@ def _box(found: Found) -> Box:
     return Box(*found.bounds)
 
 
-def _coloured(picture: Frame) -> Frame:
+def coloured(picture: Frame) -> Frame:
+    """A picture, grey or not, as ``(rows, columns, 3)``."""
     return np.ascontiguousarray(np.stack([picture] * 3, axis=-1) if picture.ndim == 2 else picture)
 
 
