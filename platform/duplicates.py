@@ -69,7 +69,7 @@ def one_of_each(case_ids: Iterable[str], groups: Mapping[str, str], taken: Itera
         groups: Of `read_groups`.
         taken: Cases that somebody works on or has worked on.
     """
-    seen = {groups[case_id] for case_id in taken if case_id in groups}
+    seen = {groups[case_id] for case_id in taken if case_id is not None and case_id in groups}
     kept = []
     for case_id in case_ids:
         group = groups.get(case_id, case_id)

@@ -122,7 +122,7 @@ class _Candidate:
 
 def _spread(stretch: NDArray[np.int64]) -> NDArray[np.int64]:
     places = np.linspace(0, len(stretch) - 1, min(len(stretch), CANDIDATES_PER_KEY_FRAME))
-    return stretch[places.round().astype(int)]
+    return np.asarray(stretch[places.round().astype(int)])
 
 
 def _shrunk(grey: Frame, side: int) -> Frame:

@@ -16,6 +16,8 @@ DCT hash), here with the sign of each coefficient instead of its side of the med
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +36,9 @@ _MIN_CONTENT_PX = 32
 _MIN_CONTRAST = 4.0
 """Standard deviation, grey levels: below it a picture is blank, and says nothing about whose it is."""
 _DARK_SHARE = 0.06
-_EMPTY_SHARE = 0.01
+"""Of the 99th percentile of grey: what is below is no content."""
+_EMPTY_SHARE = 0.02
+"""Of the content in the fullest row or column: one with less does not begin or end the picture."""
 
 
 def perceptual_hash(frame: Frame) -> str | None:
@@ -78,13 +82,14 @@ def _content(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Bright is relative to the picture and taken after a blur, or another gain or JPEG's noise would move the
     edges.
     """
-    smooth = np.asarray(cv2.blur(grey, (5, 5)), dtype=np.uint8)
+    smooth = np.asarray(cv2.blur(grey, (5, 5), borderType=cv2.BORDER_CONSTANT), dtype=np.uint8)
     bright = smooth > _DARK_SHARE * np.percentile(smooth[::4, ::4], 99)
+    if not bright.any():
+        return grey[:0]
     rows = _span(bright.mean(axis=1))
-    columns = _span(bright[rows].mean(axis=0))
-    return grey[rows, columns]
+    return grey[rows, _span(bright[rows].mean(axis=0))]
 
 
-def _span(shares: NDArray[np.floating]) -> slice:
-    filled = np.flatnonzero(shares > _EMPTY_SHARE)
-    return slice(filled[0], filled[-1] + 1) if len(filled) else slice(0, 0)
+def _span(shares: NDArray[np.floating[Any]]) -> slice:
+    filled = np.flatnonzero(shares > _EMPTY_SHARE * shares.max())
+    return slice(int(filled[0]), int(filled[-1]) + 1)
