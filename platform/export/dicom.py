@@ -77,7 +77,7 @@ def cleaned_dicom(
     with TemporaryFile() as spool:
         offsets, shape = _spool(clean_loop(instance, deidentify, release=release), spool)
         _describe_pixels(header, instance, shape)
-        _describe_cleaning(header)
+        _describe_cleaning(header, text_was_searched=not deidentify.pictures_are_clean)
         if len(offsets) > 1:
             header.ExtendedOffsetTable = np.array([start for start, _ in offsets], "<u8").tobytes()
             header.ExtendedOffsetTableLengths = np.array([size for _, size in offsets], "<u8").tobytes()
@@ -86,6 +86,22 @@ def cleaned_dicom(
         header.add(pixels)
         with quiet():
             yield header
+
+
+def save(dataset: Dataset, file: BinaryIO) -> None:
+    """Write a cleaned instance as a DICOM file.
+
+    Raises:
+        RejectedError: what is left of the header cannot be written.
+    """
+    try:
+        dataset.save_as(file, enforce_file_format=True)
+    except OSError:
+        raise
+    except Exception as err:  # values as the source had them: each writer raises its own, and may quote them
+        raise RejectedError(
+            Reason.UNREADABLE, f"the cleaned header cannot be written ({type(err).__name__})"
+        ) from None
 
 
 def _spool(frames: Iterable[Frame], spool: BinaryIO) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
@@ -148,13 +164,17 @@ def _describe_pixels(header: Dataset, instance: Instance, shape: tuple[int, ...]
         header.LossyImageCompressionMethod = header.get("LossyImageCompressionMethod") or method
 
 
-def _describe_cleaning(header: Dataset) -> None:
+def _describe_cleaning(header: Dataset, *, text_was_searched: bool) -> None:
+    """Say what was done; where the configuration calls pictures clean, nobody looked for text in them."""
     kind = list(header.get("ImageType") or ("", "PRIMARY"))
     header.ImageType = ["DERIVED", *kind[1:]] if len(kind) > 1 else ["DERIVED", "PRIMARY"]
+    what = "text and all that lies" if text_was_searched else "what lies"
     header.DerivationDescription = (
-        "De-identified: text and all that lies outside of the ultrasound regions is masked; "
+        f"De-identified: {what} outside of the ultrasound regions is masked; "
         "8 bit as displayed, coded again without loss"
     )
-    header.BurnedInAnnotation = "NO"
     header.DeidentificationMethod = [*header.DeidentificationMethod, f"sonoloop pixel rules {RULES_VERSION}"]
+    if not text_was_searched:
+        return
+    header.BurnedInAnnotation = "NO"
     header.DeidentificationMethodCodeSequence.append(coded("113101", "DCM", "Clean Pixel Data Option"))

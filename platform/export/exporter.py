@@ -14,7 +14,7 @@ from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.export.archived import ArchivedInstances
 from sonoloop.platform.export.config import ExportConfig, ExportFormat
-from sonoloop.platform.export.dicom import cleaned_dicom
+from sonoloop.platform.export.dicom import cleaned_dicom, save
 from sonoloop.platform.export.fhir import bundle_json
 from sonoloop.platform.export.headers import clean_header
 from sonoloop.platform.export.output import writing
@@ -57,7 +57,7 @@ class Exporter:
         ):
             place = ("dicom", str(dataset.StudyInstanceUID), f"{dataset.SOPInstanceUID}.dcm")
             with writing(self.out, *place) as file:
-                dataset.save_as(file, enforce_file_format=True)
+                save(dataset, file)
 
     def _release(self, row: InstanceRecord) -> Release | None:
         release = self.releases.get(row.instance_id)
@@ -80,7 +80,12 @@ class Exporter:
             raise RejectedError(
                 Reason.NOT_DICOM, "a structured report refers to DICOM; the case has pictures"
             )
-        report = structured_report(work.result, headers, self.archived.key, language=self.language)
+        try:
+            report = structured_report(work.result, headers, self.archived.key, language=self.language)
+        except (ValueError, TypeError, AttributeError) as err:  # highdicom refuses values of the headers
+            raise RejectedError(
+                Reason.UNREADABLE, f"the header's values fit no structured report ({type(err).__name__})"
+            ) from None
         self.out.write_bytes(report, "sr", f"{case_id}.dcm")
 
     def _headers(self, work: ReportWork) -> Mapping[str, Dataset]:

@@ -35,8 +35,8 @@ def all_elements(dataset: Dataset, depth: int = 0) -> Iterator[DataElement]:
 
 
 def values_of(element: DataElement) -> list[str]:
-    """The values of an element as text."""
-    if element.value is None:
+    """The values of an element as text; none of a sequence, whose items are elements of their own."""
+    if element.VR == "SQ" or element.value is None:
         return []
     return [str(value) for value in (element.value if element.VM > 1 else (element.value,))]
 

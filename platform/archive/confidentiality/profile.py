@@ -11,7 +11,11 @@ from pydicom.sr import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from sonoloop.platform.archive.confidentiality.config import CONFIDENTIALITY_VERSION, ConfidentialityConfig
-from sonoloop.platform.archive.confidentiality.elements import all_elements
+from sonoloop.platform.archive.confidentiality.elements import (
+    all_elements,
+    readable_elements,
+    values_of,
+)
 from sonoloop.platform.archive.confidentiality.identifiers import identifiers_of
 from sonoloop.platform.archive.confidentiality.rules import Rules, cleaned
 from sonoloop.platform.archive.confidentiality.table import EDITION
@@ -73,8 +77,9 @@ def coded(value: str, scheme: str, meaning: str) -> Dataset:
 
 def _patient_id(dataset: Dataset) -> str:
     """Who the dates belong to, named as the reader of the archive names patients."""
-    names = (str(dataset.get(name) or "") for name in ("PatientID", "StudyInstanceUID", "SOPInstanceUID"))
-    return next(filter(None, names), "")
+    found = {element.keyword: values_of(element) for element in readable_elements(dataset)}
+    names = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
+    return next((value for name in names for value in found.get(name, ()) if value), "")
 
 
 def _methods(config: ConfidentialityConfig) -> list[Dataset]:

@@ -75,7 +75,7 @@ def basic_actions() -> Mapping[BaseTag, Action]:
 
 
 def _is_sequence(tag: tuple[int, int]) -> bool:
-    return dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
+    return bool(dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ")
 
 
 @cache

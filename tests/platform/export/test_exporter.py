@@ -18,6 +18,7 @@ from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.headers import HeaderReader
 from sonoloop.platform.archive.objects.reader import ArchiveReader
+from sonoloop.platform.archive.reading.pixels import quiet
 from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.errors import Reason, RejectedError
@@ -111,6 +112,20 @@ def test_a_case_of_pictures_has_a_bundle_but_no_structured_report(
     with pytest.raises(RejectedError) as err:
         exporter.write_report(work, ExportFormat.SR)
     assert err.value.reason == Reason.NOT_DICOM
+
+
+def test_a_header_whose_values_fit_no_report_is_refused_and_not_quoted(
+    archive: Store, tmp_path: Path
+) -> None:
+    with quiet():
+        (Path(archive.root) / "odd.dcm").write_bytes(full_ultrasound(instance="6", PatientSex="WEIBL"))
+    work = ReportWork(result=result(num_images=1), instances=(_rows(archive)["odd.dcm"],))
+    keeping = ExportConfig(confidentiality={"retain_patient_characteristics": True})
+    exporter = replace(_exporter(archive, tmp_path / "out"), config=keeping)
+    with pytest.raises(RejectedError) as err:
+        exporter.write_report(work, ExportFormat.SR)
+    assert err.value.reason == Reason.UNREADABLE
+    assert "WEIBL" not in str(err.value)
 
 
 def test_an_object_under_another_key_or_with_another_content_is_refused(

@@ -203,6 +203,28 @@ def test_regions_and_physical_deltas_stay() -> None:
     assert result.SequenceOfUltrasoundRegions == dataset.SequenceOfUltrasoundRegions
 
 
+changes = st.lists(st.tuples(st.integers(132, 1400), st.integers(0, 255)), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes, st.sampled_from(OPTIONS))
+def test_a_header_with_bytes_that_were_altered_is_cleaned_or_was_no_header(
+    altered: list[tuple[int, int]], options: dict[str, Any]
+) -> None:
+    data = bytearray(ultrasound(speckle()))
+    for place, value in altered:
+        data[place] = value
+    with quiet():
+        try:
+            dataset = pydicom.dcmread(io.BytesIO(bytes(data)))
+        except Exception:  # refused by the reader, before this
+            return
+        result = deidentify_header(dataset, ConfidentialityConfig.model_validate(options), key=KEY)
+    left = _bytes(result).lower()
+    assert b"zimmermann" not in left
+    assert b"adelheid" not in left
+
+
 HIPAA = {
     "name": "ZIMMERMANN",
     "place": "Kirchengasse",
