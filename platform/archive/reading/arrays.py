@@ -53,7 +53,7 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[np.generic]]
         read = (
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
-        shape, by_columns, dtype = read(file)
+        shape, by_columns, dtype = read(file)  # type: ignore[no-untyped-call]
     except Exception as err:  # a literal of arbitrary bytes
         raise RejectedError(
             Reason.UNREADABLE, f"the array's header cannot be read ({type(err).__name__})"

@@ -3,13 +3,14 @@
 | transfer syntax | decoder |
 |---|---|
 | native, any byte order | numpy, through pydicom |
-| JPEG baseline, extended with 8 bits | libjpeg-turbo, through Pillow |
-| JPEG extended with 12 bits | libjpeg, through pylibjpeg |
-| JPEG lossless | gdcm |
+| JPEG of 8 bits, lossless only where grey | libjpeg-turbo, through Pillow |
+| JPEG lossless in colour, JPEG of more bits | libjpeg, through pylibjpeg |
 | JPEG-LS | CharLS, through pyjpegls |
 | JPEG 2000, HTJ2K | OpenJPEG, through pylibjpeg |
 | JPEG XL | libjxl, through pillow-jxl |
 | RLE | pylibjpeg-rle |
+
+None is gdcm: an altered JPEG makes version 3.2.6 throw where nothing catches, which ends the process.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from sonoloop.platform.archive.reading.codestream import Codestream, read_codest
 from sonoloop.platform.archive.reading.pixels import MAX_FRAME_PIXELS
 from sonoloop.platform.errors import Reason, RejectedError
 
-JPEG_8_BIT = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
+JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
 JPEG_XL = tuple(uid.UID(f"1.2.840.10008.1.2.4.{number}") for number in (110, 111, 112))
 """Lossless, recompressed JPEG, any; pydicom 3.0 has no names for them."""
 _PLUGINS = {
     uid.JPEGBaseline8Bit: "pylibjpeg",
     uid.JPEGExtended12Bit: "pylibjpeg",
-    uid.JPEGLossless: "gdcm",
-    uid.JPEGLosslessSV1: "gdcm",
+    uid.JPEGLossless: "pylibjpeg",
+    uid.JPEGLosslessSV1: "pylibjpeg",
     uid.JPEGLSLossless: "pyjpegls",
     uid.JPEGLSNearLossless: "pyjpegls",
     uid.JPEG2000Lossless: "pylibjpeg",
@@ -50,6 +51,7 @@ _PLUGINS = {
 }
 STILL_SYNTAXES = (*_PLUGINS, *JPEG_XL)
 """Compressed transfer syntaxes whose frames are decoded each by itself."""
+_JPEG_END = b"\xff\xd9"
 _ONE_SAMPLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _SUBSAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
 _THREE_SAMPLES = ("RGB", "YBR_FULL", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420", *_SUBSAMPLED)
@@ -145,8 +147,10 @@ def decode_compressed(frame: bytes, form: PixelFormat) -> tuple[Pixels, str]:
     _refuse_other_shape(claims, form)
     if form.syntax in JPEG_XL:
         return _with_pillow(frame, "JXL"), form.photometric if form.samples == 1 else "RGB"
+    if form.syntax in uid.JPEGLSTransferSyntaxes and not frame.rstrip(b"\0").endswith(_JPEG_END):
+        raise RejectedError(Reason.TRUNCATED, "a JPEG-LS frame without its end, on which CharLS spends 8 s")
     photometric = _photometric(claims, form)
-    if form.syntax in JPEG_8_BIT and claims is not None and claims.bits == 8 and not claims.lossless:
+    if claims and form.syntax in JPEG and claims.bits == 8 and not (claims.lossless and form.samples == 3):
         as_stored = photometric == "RGB" and claims.colour is None  # libjpeg would take it for YCbCr
         return _with_pillow(frame, "JPEG", as_stored=as_stored), "RGB" if form.samples == 3 else photometric
     pixels, found = get_decoder(form.syntax).as_array(

@@ -84,4 +84,4 @@ def _windowed(pixels: Pixels, dataset: pydicom.Dataset) -> NDArray[Any]:
     window = partial(apply_windowing, ds=dataset)
     low, high = window(np.array([-1e9, 1e9]))
     shown = (np.asarray(window(values)) - low) * (255 / (high - low))
-    return shown.clip(0, 255).round().astype(np.uint8)
+    return np.asarray(shown.clip(0, 255).round(), dtype=np.uint8)

@@ -79,7 +79,7 @@ class Picture:
     """The pages of one file that are as large as its first; upright, as its EXIF orientation says."""
 
     def __init__(self, file: RangedFile) -> None:
-        self._file = file
+        self._file, self._at = file, -1
         picture = self._reopen()
         self.kind = f"{picture.format}"
         self._stored_size = picture.size

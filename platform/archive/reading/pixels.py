@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import gdcm
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,12 +21,11 @@ _TALKATIVE = ("pydicom", "PIL", "openjpeg", "pylibjpeg")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the readers: they quote header values in warnings, in log lines and on standard error.
+    """Silence the readers: they quote header values in warnings and in log lines.
 
-    FFmpeg needs no word here: PyAV 18 drops its messages unless asked for them.
+    FFmpeg needs no word here: PyAV 18 drops its messages unless asked for them. libtiff and pylibjpeg-rle
+    write to standard error where data are broken: numbers, never text of the object.
     """
-    for off in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
-        off()
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -55,7 +53,11 @@ def decoding(index: int, num_frames: int) -> Iterator[None]:
             yield
     except RejectedError:
         raise
-    except Exception as err:  # every decoder raises its own; the type says enough and quotes nothing
+    except BaseException as err:  # every decoder raises its own; the type says enough and quotes nothing
+        if (
+            not isinstance(err, Exception) and type(err).__name__ != "PanicException"
+        ):  # Rust's, of pylibjpeg-rle
+            raise
         raise RejectedError(
             Reason.TRUNCATED, f"frame {index} cannot be decoded ({type(err).__name__})"
         ) from None

@@ -83,6 +83,7 @@ class Video:
         """``opener`` gives the file anew, at its start. Raises `RejectedError`."""
         self._opener, self._kind = opener, kind
         self._times: list[int] | None = None
+        self._next = 0
         self._keys = [0]
         try:
             with quiet():

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import resource
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
-from dicom_files import encapsulated, jpeg, picture, real_file, speckle, ultrasound
+from dicom_files import as_ultrasound, encapsulated, jpeg, picture, real_file, speckle, ultrasound
 from PIL import Image
 from pydicom import uid
+from pydicom.encaps import encapsulate, generate_frames
 
 from sonoloop.platform.archive.reading import deflated
 from sonoloop.platform.archive.reading.codestream import read_codestream
@@ -27,6 +31,7 @@ HERE = Path(__file__).parent
 NUM_EXAMPLES = os.environ.get("SONOLOOP_FUZZ_EXAMPLES", "250")
 """Damaged objects to try; a night's worth is 100000."""
 HUGE = 60_000
+ADOBE_OF_NO_KIND = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\xd6"
 
 
 def saved(kind: str, num_frames: int = 1) -> bytearray:
@@ -218,6 +223,29 @@ def test_damaged_objects_of_every_kind_give_frames_or_refusals_within_memory_and
     )
     assert done.returncode == 0, done.stderr[-4_000:]
     assert "ZIMMERMANN" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("name", ["SC_rgb_jls_lossy_line.dcm", "MR_small_RLE.dcm", "SC_rgb_jpeg_gdcm.dcm"])
+def test_a_frame_that_makes_its_decoder_panic_abort_or_wait_is_refused(name: str) -> None:
+    dataset = pydicom.dcmread(io.BytesIO(as_ultrasound(name)))
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    broken = {
+        "SC_rgb_jls_lossy_line.dcm": frame[: len(frame) // 2],  # CharLS looks for the end for 8 s
+        "MR_small_RLE.dcm": frame[:64] + b"\x7f" * 5_000,  # pylibjpeg-rle panics
+        "SC_rgb_jpeg_gdcm.dcm": frame[:2]
+        + ADOBE_OF_NO_KIND
+        + frame[2:],  # gdcm throws through the interpreter
+    }[name]
+    dataset.PixelData = encapsulate([broken + bytes(len(broken) % 2)])
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    before = time.process_time()
+    accepts_it = name == "SC_rgb_jpeg_gdcm.dcm"  # libjpeg may pass over the unknown transform
+    with (
+        contextlib.suppress(RejectedError) if accepts_it else pytest.raises(RejectedError, match="truncated")
+    ):
+        open_instance(io.BytesIO(buffer.getvalue()), name="a").frame(0)
+    assert time.process_time() - before < 4
 
 
 def test_a_picture_whose_decoder_failed_once_fails_again() -> None:
