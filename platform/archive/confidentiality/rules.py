@@ -2,7 +2,7 @@
 
 Beyond Table E.1-1 this fails closed on what the table does not list: free text passes only where its
 attribute describes device or code, other dates move as the listed ones do, other UIDs are replaced unless
-they are the standard's, and bytes pass only where they are a colour table.
+they are the standard's, and bytes never pass.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pydicom.uid import UID
 from sonoloop.platform.archive.confidentiality.config import ConfidentialityConfig
 from sonoloop.platform.archive.confidentiality.elements import MAX_DEPTH, readable_elements, values_of
 from sonoloop.platform.archive.confidentiality.identifiers import Identifiers
+from sonoloop.platform.archive.confidentiality.plausible import is_plausible
 from sonoloop.platform.archive.confidentiality.table import Action, actions, basic_actions
 from sonoloop.platform.archive.confidentiality.values import dummy, hashed_uid, shifted
 from sonoloop.platform.archive.confidentiality.words import only_known
@@ -44,9 +45,6 @@ _KEPT_TEXT = frozenset(
     }
 )
 """Unlisted attributes with free text that pass, once none of the header's identifiers is found in them."""
-_KEPT_BYTES = frozenset(
-    {"ICCProfile", *(f"{c}PaletteColorLookupTableData" for c in ("Red", "Green", "Blue"))}
-)
 _FREE_TEXT = frozenset({"LO", "LT", "SH", "ST", "UC", "UT"})
 _CODED_TEXT = frozenset({"CS", "DS", "IS", "TM"})
 _DATES = frozenset({"DA", "DT"})
@@ -127,8 +125,9 @@ def _kept(element: DataElement, rules: Rules, depth: int) -> New:
         return _items(element, rules, depth)
     if keyword_for_tag(element.tag) == "PatientAge":
         return _age(str(element.value))
-    found = any(map(rules.identifiers.found_in, values_of(element)))
-    return None if found else element.value
+    if any(map(rules.identifiers.found_in, values_of(element))):
+        return None
+    return element.value if element.tag.is_private or is_plausible(element) else None
 
 
 def _without_identity(element: DataElement, rules: Rules, depth: int) -> New:
@@ -138,7 +137,7 @@ def _without_identity(element: DataElement, rules: Rules, depth: int) -> New:
     if element.VR in _DATES:
         return _moved(element, rules)
     if element.VR == "TM":
-        return element.value
+        return _kept(element, rules, depth)
     if element.VR not in _FREE_TEXT:
         return None
     words = only_known(" ".join(values_of(element)))
@@ -148,17 +147,14 @@ def _without_identity(element: DataElement, rules: Rules, depth: int) -> New:
 
 def _unlisted(element: DataElement, rules: Rules, depth: int) -> New:
     keyword = keyword_for_tag(element.tag)
-    if element.VR in _NUMBERS:
-        return element.value
-    if element.VR == "UI":
-        return element.value if keyword.endswith("SOPClassUID") else _hashed(element, rules)
+    if element.VR == "UI" and not keyword.endswith("SOPClassUID"):
+        return _hashed(element, rules)
     if element.VR in _DATES and rules.config.dates == "shift":
         return _moved(element, rules)
     if (element.VR in _DATES or element.VR == "TM") and rules.config.dates == "remove":
         return None
-    if element.VR in _CODED_TEXT | _DATES | {"SQ"} or keyword in _KEPT_TEXT:
-        return _kept(element, rules, depth)
-    return element.value if keyword in _KEPT_BYTES else None
+    is_kept = element.VR in _NUMBERS | _CODED_TEXT | _DATES | {"SQ", "UI"} or keyword in _KEPT_TEXT
+    return _kept(element, rules, depth) if is_kept else None
 
 
 def _items(element: DataElement, rules: Rules, depth: int) -> Sequence | None:
