@@ -1,4 +1,4 @@
-"""Indexing an archive on the local S3: objects per second, bytes and requests per object, memory of the driver.
+"""Indexing on the local S3: objects per second, bytes and requests per object, memory of the driver.
 
 1. Headers: stage 1 of ``sonoloop index`` on one core, beside the naive way (download the whole file,
    ``pydicom.dcmread``), for stills, cines, and a mixed archive.
@@ -25,6 +25,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +40,14 @@ from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage
 
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.index import run_index
+from sonoloop.platform.archive.grouping import CaseFinder, CaseWork
 from sonoloop.platform.archive.headers import HeaderReader
 from sonoloop.platform.archive.objects.reader import ArchiveReader
 from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.identity import KEY_VARIABLE
-from sonoloop.platform.records import content_id
-from sonoloop.platform.sorted_rooms import INSTANCES, write_sorted
+from sonoloop.platform.records import CaseRecord, content_id
+from sonoloop.platform.sorted_rooms import CASES, INSTANCES, KeyRange, write_sorted
 from sonoloop.platform.stack import Component, StackConfig, environment, start, stop
 from sonoloop.platform.workspace import ObjectInfo, Store
 
@@ -53,13 +55,15 @@ ROWS, COLUMNS = 600, 800
 KINDS = {"stills": (60, 0, 1), "cines": (0, 12, 70), "mixed": (60, 8, 70)}
 """Number of stills, number of cines, frames of a cine; a cine of 70 frames has 100 MB."""
 KEY_FRAMES = 2
+SIMULATED_ROWS = 1000
+SIMULATED_AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def ultrasound(study: int, number: int, frames: int) -> bytes:
+def ultrasound(study: int, number: int, frames: int, *, rows: int = ROWS, columns: int = COLUMNS) -> bytes:
     """An uncompressed colour object with one declared region and a picture-like content."""
     rng = np.random.default_rng(1000 * study + number)
-    y, x = np.mgrid[:ROWS, :COLUMNS]
-    speckle = rng.rayleigh(40, (ROWS, COLUMNS)) * (0.4 + 0.6 * np.cos(x / 90 + study) * np.sin(y / 70))
+    y, x = np.mgrid[:rows, :columns]
+    speckle = rng.rayleigh(40, (rows, columns)) * (0.4 + 0.6 * np.cos(x / 90 + study) * np.sin(y / 70))
     grey = np.clip(np.abs(speckle), 0, 255).astype(np.uint8)
     loop = np.stack([np.roll(grey, 2 * n, axis=1) for n in range(frames)])
     data = Dataset()
@@ -68,13 +72,13 @@ def ultrasound(study: int, number: int, frames: int) -> bytes:
     data.SOPClassUID, data.SOPInstanceUID = UltrasoundMultiFrameImageStorage, f"1.2.3.{study}.{number}"
     data.StudyInstanceUID, data.SeriesInstanceUID = f"1.2.3.{study}", f"1.2.3.{study}.0"
     data.PatientID, data.Modality, data.BodyPartExamined = f"P{study}", "US", "LIVER"
-    data.Rows, data.Columns, data.SamplesPerPixel, data.NumberOfFrames = ROWS, COLUMNS, 3, frames
+    data.Rows, data.Columns, data.SamplesPerPixel, data.NumberOfFrames = rows, columns, 3, frames
     data.PhotometricInterpretation, data.PlanarConfiguration = "RGB", 0
     data.BitsAllocated = data.BitsStored = 8
     data.HighBit, data.PixelRepresentation = 7, 0
     region = Dataset()
     region.RegionLocationMinX0, region.RegionLocationMinY0 = 40, 60
-    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = COLUMNS - 41, ROWS - 41
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = columns - 41, rows - 41
     region.RegionSpatialFormat, region.RegionDataType, region.RegionFlags = 1, 1, 0
     data.SequenceOfUltrasoundRegions = [region]
     data.PixelData = np.repeat(loop[..., None], 3, axis=3).tobytes()
@@ -94,7 +98,7 @@ def fill(archive: Store, num_stills: int, num_cines: int, frames: int) -> None:
 
 @dataclass(frozen=True)
 class Figures:
-    """Seconds, CPU seconds of this side's processes, and what was moved."""
+    """Seconds, and what was moved."""
 
     seconds: float
     bytes_read: int
@@ -211,10 +215,10 @@ def speeds(bucket: str, repeats: int) -> None:
 def rate(bucket: str, num_objects: int) -> None:
     """Stage 1 of many small objects through Ray, and a second run that finds nothing new."""
     archive, workspace = Store(f"s3://{bucket}/many"), Store("s3://sonoloop-workspace/many")
-    head = ultrasound(0, 0, 1)
+    head = ultrasound(0, 0, 1, rows=200, columns=300)
     with ThreadPoolExecutor(8) as pool:
         names = [f"{n % 100:02d}/{n}.dcm" for n in range(num_objects)]
-        list(pool.map(lambda name: archive.write_bytes(head, name), names))
+        list(pool.map(partial(archive.write_bytes, head), names))
     config = Config(workspace=workspace.uri, archive=archive.uri, s3=archive.s3)
     for name in ("first", "second"):
         begin = time.perf_counter()
@@ -273,52 +277,49 @@ _SIMULATE = "import sys; from benchmarks.indexing import simulate; simulate(int(
 
 
 def simulate(num_objects: int, archive_uri: str, workspace_uri: str) -> None:
-    """Rows of instances of ten to a case, their cases, and a manifest that lists them all, shuffled."""
-    from sonoloop.platform.archive.grouping import CaseFinder
-    from sonoloop.platform.records import CaseRecord
-    from sonoloop.platform.sorted_rooms import CASES, KeyRange
-
+    """Rows of instances, ten to a case, their cases, and a manifest that lists them all."""
     archive, workspace = Store(archive_uri), Store(workspace_uri)
-    now = datetime(2026, 1, 1, tzinfo=UTC)
     finder = CaseFinder(workspace, (), IndexConfig())
-    per_file = 1000
-    for start_at in range(0, num_objects, per_file):
-        rows = [
-            InstanceRecord(
-                instance_id=f"{n:024x}",
-                uri=archive.uri_of(f"{n // 10:07d}", f"{n:08d}.dcm"),
-                etag="e",
-                size_bytes=1,
-                status="indexed",
-                case_id=content_id(str(n // 10)),
-                patient_key="p",
-                series_key="s",
-                num_frames=1,
-                indexed_at=now,
-            )
-            for n in range(start_at, min(start_at + per_file, num_objects))
-        ]
-        write_sorted(workspace, INSTANCES, rows, "simulated", f"{start_at}.parquet")
+    cases: list[CaseRecord] = []
+    for begin in range(0, num_objects, SIMULATED_ROWS):
+        numbers = range(begin, min(begin + SIMULATED_ROWS, num_objects))
+        rows = [_simulated(archive, number) for number in numbers]
+        write_sorted(workspace, INSTANCES, rows, "simulated", f"{begin}.parquet")
         table = InstanceRecord.table(rows).sort_by("case_id")
-        chunks = finder.chunks(table, KeyRange())
-        cases = [
-            CaseRecord(
-                case_id=work.case_id,
-                patient_key="p",
-                organ_hint=None,
-                scanner=None,
-                images=(),
-                inputs_hash=work.inputs_hash,
-                indexed_at=now,
-            )
-            for chunk in chunks
-            for work in chunk.work
-        ]
-        write_sorted(workspace, CASES, cases, "simulated", f"{start_at}.parquet")
-    numbers = range(num_objects)
-    uris = [archive.uri_of(f"{n // 10:07d}", f"{n:08d}.dcm") for n in numbers]
+        cases += [_simulated_case(w) for chunk in finder.chunks(table, KeyRange()) for w in chunk.work]
+    cases.sort(key=lambda case: case.case_id)
+    for begin in range(0, len(cases), SIMULATED_ROWS):
+        write_sorted(workspace, CASES, cases[begin : begin + SIMULATED_ROWS], "simulated", f"{begin}.parquet")
+    uris = [_simulated(archive, number).uri for number in range(num_objects)]
     manifest = pa.table({"uri": uris, "etag": ["e"] * num_objects, "size": [1] * num_objects})
     pacsv.write_csv(manifest, str(Path(workspace.root) / "manifest.csv"))
+
+
+def _simulated(archive: Store, number: int) -> InstanceRecord:
+    return InstanceRecord(
+        instance_id=f"{number:024x}",
+        uri=archive.uri_of(f"{number // 10:07d}", f"{number:08d}.dcm"),
+        etag="e",
+        size_bytes=1,
+        status="indexed",
+        case_id=content_id(str(number // 10)),
+        patient_key="p",
+        series_key="s",
+        num_frames=1,
+        indexed_at=SIMULATED_AT,
+    )
+
+
+def _simulated_case(work: CaseWork) -> CaseRecord:
+    return CaseRecord(
+        case_id=work.case_id,
+        patient_key="p",
+        organ_hint=None,
+        scanner=None,
+        images=(),
+        inputs_hash=work.inputs_hash,
+        indexed_at=SIMULATED_AT,
+    )
 
 
 def main() -> None:

@@ -55,6 +55,7 @@ def counted(title: str, total: int = 0) -> Iterator[Any]:
     finally:
         stop.set()
         shower.join()
+        ray.kill(counter)  # tasks that know it are functions that Ray keeps, and its process with them
 
 
 def _show(title: str, counter: Any, stop: threading.Event) -> None:
@@ -83,6 +84,8 @@ def _show_lines(title: str, counter: Any, stop: threading.Event) -> None:
     first: tuple[float, int] | None = None  # rates count from the first rows on: actors take time to start
     while not stop.wait(LINE_EVERY_S):
         done, rejected, total = ray.get(counter.read.remote())
+        if not total:
+            continue
         if first is None:
             first = (time.monotonic(), done) if done else None
             console.print(f"{title}: {done}/{total}, {'under way' if done else 'starting'}")

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from sonoloop.jobs.indexing.headers import IndexRun
+from sonoloop.jobs.indexing.headers import IndexRun, known_files
 from sonoloop.jobs.indexing.spread import spread
 from sonoloop.jobs.progress import counted
 from sonoloop.platform.archive.frames import CaseMaker, MadeCase
@@ -32,7 +32,6 @@ from sonoloop.platform.sorted_rooms import (
     INSTANCES,
     KeyRange,
     SortedFile,
-    files_of,
     ranges_of,
     write_sorted,
 )
@@ -76,29 +75,29 @@ def make_cases(run: IndexRun) -> Iterator[CaseCounts]:
         StorageError: archive or workspace cannot be had.
         CountError: instances or cases in differ from those out; nothing of the chunk was written.
     """
-    instance_files = files_of(run.workspace, INSTANCES)
-    num_rows = sum(file.num_rows for file in instance_files)
-    case_files = ray.put(files_of(run.workspace, CASES))
-    buckets = bucket_ranges(max(1, min(MAX_BUCKETS, num_rows // ROWS_PER_BUCKET)))
-    parts = _parts(run, instance_files, buckets)
+    buckets, parts = _parts(run)
+    case_files = known_files(run.workspace, CASES)
     sources = [(keys, case_files, *tables) for keys, tables in zip(buckets, parts, strict=True)]
     with counted("index: cases") as counter:
         yield from spread(sources, *_tasks(run, counter))
 
 
-def _parts(
-    run: IndexRun, instance_files: Sequence[SortedFile], buckets: Sequence[KeyRange]
-) -> list[list[ray.ObjectRef[pa.Table]]]:
-    """For each bucket, its instances out of each range of URIs."""
+def _parts(run: IndexRun) -> tuple[list[KeyRange], list[list[ray.ObjectRef[pa.Table]]]]:
+    """Buckets of cases, and for each its instances out of each range of URIs."""
+
+    def plan(files: Sequence[SortedFile]) -> tuple[list[KeyRange], list[KeyRange]]:
+        num_buckets = sum(file.num_rows for file in files) // ROWS_PER_BUCKET
+        return ranges_of(files), bucket_ranges(max(1, min(MAX_BUCKETS, num_buckets)))
 
     def split(keys: KeyRange, files: Sequence[SortedFile]) -> Any:
         tables = split_by_bucket(run.workspace, files, keys, buckets)
         return tables if len(tables) > 1 else tables[0]
 
-    files = ray.put(instance_files)
+    files = known_files(run.workspace, INSTANCES)
+    ranges, buckets = ray.get(ray.remote(num_cpus=1)(plan).remote(files))
     splitter = ray.remote(num_cpus=1, num_returns=len(buckets))(split)
-    by_range = [splitter.remote(keys, files) for keys in ranges_of(instance_files)]
-    return list(map(list, zip(*by_range, strict=True))) if len(buckets) > 1 else [by_range]
+    by_range = [splitter.remote(keys, files) for keys in ranges]
+    return buckets, list(map(list, zip(*by_range, strict=True))) if len(buckets) > 1 else [by_range]
 
 
 def _tasks(run: IndexRun, counter: Any) -> Any:

@@ -30,7 +30,7 @@ from sonoloop.platform.archive.pages import (
 from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.errors import CountError
-from sonoloop.platform.sorted_rooms import INSTANCES, SortedFile, files_of
+from sonoloop.platform.sorted_rooms import INSTANCES, Room, SortedFile, files_of
 from sonoloop.platform.workspace import ObjectInfo, Store
 
 Source = ListingPart | ManifestPart | None
@@ -59,8 +59,15 @@ def index_headers(run: IndexRun) -> Iterator[HeaderCounts]:
         ConfigError: the manifest cannot be used.
         CountError: objects listed differ from objects that were looked at.
     """
-    files = ray.put(files_of(run.workspace, INSTANCES))
     listed = Listed.remote()  # type: ignore[attr-defined]
+    try:
+        yield from _index(run, listed)
+    finally:
+        ray.kill(listed)
+
+
+def _index(run: IndexRun, listed: Any) -> Iterator[HeaderCounts]:
+    files = known_files(run.workspace, INSTANCES)
     num_objects = 0
     with counted("index: headers") as counter:
         find, do = _tasks(run, listed, counter)
@@ -72,6 +79,12 @@ def index_headers(run: IndexRun) -> Iterator[HeaderCounts]:
         raise CountError(f"{num_listed} objects were listed, {num_objects} looked at; run the command again")
     if num_listed and not run.retry_rejected and run.config.manifest is None:
         yield from spread([(listed.all.remote(),)], *_gone_tasks(run), files)
+
+
+def known_files(workspace: Store, room: Room) -> ray.ObjectRef[Sequence[SortedFile]]:
+    """A room's files, found by a task and for tasks: thousands of footers leave memory behind."""
+    found: ray.ObjectRef[Sequence[SortedFile]] = ray.remote(num_cpus=1)(files_of).remote(workspace, room)
+    return found
 
 
 def _sources(run: IndexRun) -> Sequence[Source]:

@@ -69,12 +69,13 @@ class PageIndexer:
             StorageError: archive or workspace cannot be had.
             CountError: objects in differ from rows out; nothing was written.
         """
-        known = self._newest([info.uri for info in page], ("etag", "status"))
+        known = self._newest([info.uri for info in page], ("etag", "status", "size_bytes"))
         before = {row["uri"]: row for row in known.to_pylist() if row["status"] != "gone"}
         fresh = [info for info in page if self.replay or _is_fresh(info, before.get(info.uri))]
         rows = self.reader.read_all(fresh, at_once=self.at_once, done=done)
         if sorted(row.uri for row in rows if row.member is None) != sorted(info.uri for info in fresh):
             raise CountError(f"{len(fresh)} objects went in, {len(rows)} rows came out; nothing was written")
+        rows = [_with_version(row, before.get(row.uri)) for row in rows]
         opened = [info.uri for info in fresh if before.get(info.uri, {}).get("status") == "container"]
         lost = self._lost_members(opened, {row.uri for row in rows})
         self._write([*rows, *lost])
@@ -128,6 +129,13 @@ def _counted(rows: Sequence[InstanceRecord], **others: int) -> HeaderCounts:
 def _is_fresh(info: ObjectInfo, row: dict[str, Any] | None) -> bool:
     """Whether an object is new or changed; one whose version a manifest does not name is taken as it was."""
     return row is None or info.etag not in ("", row["etag"])
+
+
+def _with_version(row: InstanceRecord, before: dict[str, Any] | None) -> InstanceRecord:
+    """A replay that could not even open the object keeps the version that was tried before."""
+    if row.etag or before is None:
+        return row
+    return row.model_copy(update={"etag": before["etag"], "size_bytes": before["size_bytes"]})
 
 
 def retryable_pages(workspace: Store) -> Iterator[list[ObjectInfo]]:

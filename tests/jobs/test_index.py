@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import pytest
 from dicom_files import IDENTIFIERS, STUDY, real_file, speckle, ultrasound
+from fault_proxy import Fault, proxy_before
 
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.index import run_index
@@ -24,7 +25,7 @@ from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.errors import NothingToDoError, Reason, StorageError
 from sonoloop.platform.identity import KEY_VARIABLE
 from sonoloop.platform.tables import read_cases, read_frames, read_instances
-from sonoloop.platform.workspace import Store
+from sonoloop.platform.workspace import S3Config, Store
 
 if TYPE_CHECKING:
     from conftest import S3Stack
@@ -302,3 +303,38 @@ def test_on_s3_the_command_answers_in_json_and_the_second_run_finds_nothing_new(
     workspace = Store(config.workspace)
     stored = [workspace.read_path(info.uri.removeprefix("s3://")) for info in workspace.list_objects()]
     assert not [word for word in IDENTIFIERS if any(word.encode() in data for data in stored)]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_faults_of_a_real_s3_end_as_rejections_that_a_replay_heals(
+    stack_s3: S3Stack, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in stack_s3.env.items():
+        monkeypatch.setenv(name, value)
+    archive = f"s3://{stack_s3.bucket()}/archive"
+    config = with_index(config, tries=2).model_copy(update={"archive": archive})
+    fill(config, {**GOOD, "denied": ultrasound(speckle(5), instance="denied")})
+    with proxy_before(stack_s3.endpoint) as proxy:
+        failing = config.model_copy(update={"s3": S3Config(endpoint_url=proxy.endpoint)})
+        faults = {
+            "archive/denied": Fault(403, "AccessDenied"),
+            "archive/1/1": Fault(503, "SlowDown"),
+            "archive/1/2": Fault(cut_after=100),
+        }
+        proxy.fails = lambda key, _: faults.get(key)
+        first = run_index(failing)
+        assert (first.indexed, first.rejected_by_reason) == (3, {"storage": 3})
+        assert run_index(failing).unchanged == 6
+        del faults["archive/1/1"], faults["archive/1/2"]
+        asked = proxy.asked["archive/real"]
+        second = run_index(failing, retry_rejected=True)
+        assert (second.objects, second.indexed, second.rejected) == (3, 2, 1)
+        assert proxy.asked["archive/real"] == asked
+        assert len(read_instances(Store(config.workspace))) == len(GOOD) + 1
+        proxy.fails = lambda key, _: Fault(400, "ExpiredToken") if key.startswith("archive/new") else None
+        fill(config, {f"new/{n}": GOOD["1/1"] for n in range(40)})
+        with pytest.raises(StorageError, match="access refused"):
+            run_index(failing)
+        assert len(read_instances(Store(config.workspace))) == len(GOOD) + 1
+        proxy.fails = lambda *_: None
+        assert run_index(failing).indexed == 40
