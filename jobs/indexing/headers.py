@@ -117,7 +117,8 @@ def _tasks(run: IndexRun, listed: Any, counter: Any) -> Any:
 
 def _gone_tasks(run: IndexRun) -> Any:
     def find(listed: NDArray[np.uint64]) -> Iterator[list[str]]:
-        yield from gone_pages(run.workspace, run.archive, listed)
+        for uris in gone_pages(run.workspace, run.archive, listed):  # noqa: UP028 - Ray sends into `find`
+            yield uris
 
     def do(uris: list[str], files: Sequence[SortedFile]) -> HeaderCounts:
         return _indexer(run, files).mark_gone(uris)
