@@ -40,7 +40,8 @@ def judge(texts: Sequence[Text], identifiers: Identifiers, tallest: float) -> li
             text at 48 rows, so that height is never why it fails. No text is 2.5 times as tall.
     """
     verdicts = [_alone(text, identifiers, tallest) for text in texts]
-    for line in _lines(texts):
+    # what is read into tissue would make dates and names of any line
+    for line in _lines([(i, text) for i, text in enumerate(texts) if verdicts[i] != "tissue"]):
         if identifiers.are_in(" ".join(texts[i].reading.text for i in line)):
             verdicts = ["identifier" if i in line else verdict for i, verdict in enumerate(verdicts)]
         for i in line:
@@ -53,11 +54,11 @@ def judge(texts: Sequence[Text], identifiers: Identifiers, tallest: float) -> li
 
 def _alone(text: Text, identifiers: Identifiers, tallest: float) -> Verdict:
     said, score = text.reading.text.strip(), text.reading.score
-    if identifiers.are_in(said):
+    height = min(text.box.height, text.box.width)
+    if height <= 2.5 * tallest and identifiers.are_in(said):
         return "identifier"
     if score >= SURE and is_harmless(said):
         return "harmless"
-    height = min(text.box.height, text.box.width)
     if score >= (SURE if height > tallest else READABLE) and len(said) > 1 and height <= 2.5 * tallest:
         return "text"
     if not SHORTEST_PX <= height <= tallest:
@@ -71,16 +72,16 @@ def _is_symbol(text: Text) -> bool:
     return len(text.reading.text.strip()) <= 1 and longer <= 1.6 * shorter
 
 
-def _lines(texts: Sequence[Text]) -> list[list[int]]:
+def _lines(texts: Sequence[tuple[int, Text]]) -> list[list[int]]:
     """Places of the texts that stand on one line, from left to right."""
-    lines: list[list[int]] = []
-    for i in sorted(range(len(texts)), key=lambda i: texts[i].box.left):
-        line = next((line for line in lines if _share_a_line(texts[line[-1]].box, texts[i].box)), None)
+    lines: list[list[tuple[int, Box]]] = []
+    for i, text in sorted(texts, key=lambda placed: placed[1].box.left):
+        line = next((line for line in lines if _share_a_line(line[-1][1], text.box)), None)
         if line is None:
-            lines.append([i])
+            lines.append([(i, text.box)])
         else:
-            line.append(i)
-    return lines
+            line.append((i, text.box))
+    return [[i for i, _ in line] for line in lines]
 
 
 def _share_a_line(one: Box, other: Box) -> bool:

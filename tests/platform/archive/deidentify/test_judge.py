@@ -49,3 +49,13 @@ def test_pieces_of_a_date_are_known_by_the_line_they_make() -> None:
     pieces = [text("17", 0), text("05", 60), text("49", 120)]
     assert verdicts(*pieces) == ["harmless"] * 3
     assert verdicts(*pieces, identifiers=born) == ["identifier"] * 3
+
+
+def test_digits_read_into_tissue_make_no_date() -> None:
+    born = Identifiers(dates=frozenset({"100210"}))
+    tissue, mark = text("10", 0, score=0.38, height=200), text("2 10", 210)
+    assert verdicts(tissue, mark, identifiers=born) == ["tissue", "text"]
+
+
+def test_a_name_read_into_a_third_of_the_picture_is_tissue() -> None:
+    assert verdicts(text("Mu", height=140), identifiers=Identifiers(frozenset({"MU"}))) == ["tissue"]
