@@ -23,7 +23,7 @@ from sonoloop.platform.archive.instance import Frame, Instance
 from sonoloop.platform.archive.sense.regions import covers_picture
 from sonoloop.platform.errors import Reason, RejectedError
 
-RULES_VERSION = "2"
+RULES_VERSION = "3"
 """Named in every audit row; changes whenever the same pixels could come out otherwise."""
 
 
