@@ -35,8 +35,8 @@ def test_index_and_status_run_as_ray_jobs_with_their_configuration_on_s3(head: d
         assert '"' in _submitted(head, f"sonoloop {verb} --config s3://{bucket}/sonoloop.toml --json")
     output = _submitted(head, f"sonoloop status --config s3://{bucket}/sonoloop.toml --json")
     status = json.loads(next(line for line in output.splitlines() if line.startswith('{"workspace"')))
-    assert (status["objects"], status["cases"]) == (5, 2)
-    assert status["objects_rejected"] == {"phi-suspected": 3}
+    assert (status["objects"], status["cases"]) == (5, 3)
+    assert status["objects_rejected"] == {"phi-suspected": 2}
 
 
 def test_a_submitted_job_that_fails_says_why_and_fails(head: dict[str, str]) -> None:
