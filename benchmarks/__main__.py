@@ -1,4 +1,7 @@
-"""``python -m benchmarks [NAME]``: every program of this folder, one after the other, or the one named."""
+"""``python -m benchmarks [NAME]``: every program of this folder, one after the other, or those named.
+
+Options (``--repeats=1``) are passed on to the programs named; see their ``--help``.
+"""
 
 import sys
 from importlib import import_module
@@ -9,8 +12,9 @@ NAMES = ("indexing", "decoding", "generation", "structured", "drafting", "deiden
 
 if __name__ == "__main__":
     choose_authentication()  # before a program imports Ray
-    for name in sys.argv[1:] or NAMES:
+    options = [argument for argument in sys.argv[1:] if argument.startswith("-")]  # --repeats=1
+    for name in [argument for argument in sys.argv[1:] if argument not in options] or NAMES:
         if name not in NAMES:
             sys.exit(f"no benchmark {name!r}; there are {', '.join(NAMES)}")
         print(f"== {name}", flush=True)
-        import_module(f"benchmarks.{name}").main()
+        import_module(f"benchmarks.{name}").main(*([options] if options else []))

@@ -13,6 +13,7 @@ The naive way masks nothing, reads no text and remembers nothing: it is what a s
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import secrets
@@ -52,7 +53,7 @@ from sonoloop.platform.stack import Component, StackConfig, environment, start, 
 from sonoloop.platform.workspace import ObjectInfo, Store
 
 ROWS, COLUMNS = 600, 800
-KINDS = {"stills": (60, 0, 1), "cines": (0, 12, 70), "mixed": (60, 8, 70)}
+KINDS = {"stills": (60, 0, 1), "cines": (0, 12, 70), "mixed": (120, 16, 70)}
 """Number of stills, number of cines, frames of a cine; a cine of 70 frames has 100 MB."""
 KEY_FRAMES = 2
 SIMULATED_ROWS = 1000
@@ -244,8 +245,6 @@ _AUTHENTICATE = "from sonoloop.platform.cluster import choose_authentication; ch
 
 def memory_of(num_objects: int) -> None:
     """Index an archive that is known already, both stages, and print the driver's peak."""
-    import resource
-
     os.environ.setdefault(KEY_VARIABLE, secrets.token_hex())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -261,16 +260,22 @@ def memory_of(num_objects: int) -> None:
             index=IndexConfig(manifest=str(folder / "workspace" / "manifest.csv")),
         )
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        before = _peak_mib()
         begin = time.perf_counter()
         summary = run_index(config, headers_only=False)
         seconds = time.perf_counter() - begin
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        after = _peak_mib()
         print(
             f"{num_objects:,} objects, {summary.unchanged:,} unchanged, {summary.cases_made} cases made: "
             f"driver's peak {after:.0f} MiB ({before:.0f} before), {seconds:.0f} s",
             flush=True,
         )
+
+
+def _peak_mib() -> float:
+    """This process's own peak; ``ru_maxrss`` begins with that of the process that started it."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    return int(line.split()[1]) / 1024
 
 
 _SIMULATE = "import sys; from benchmarks.indexing import simulate; simulate(int(sys.argv[1]), *sys.argv[2:])"
@@ -322,15 +327,14 @@ def _simulated_case(work: CaseWork) -> CaseRecord:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks indexing")
+    parser.add_argument("--repeats", type=int, default=3, help="of headers and end to end")
+    repeats = parser.parse_args(arguments).repeats
     with local_s3() as bucket:
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-        speeds(bucket, repeats=3)
+        speeds(bucket, repeats)
         rate(bucket, 10_000)
         ray.shutdown()
     memory()
-
-
-if __name__ == "__main__":
-    main()
