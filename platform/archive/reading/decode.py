@@ -4,10 +4,10 @@
 |---|---|
 | native, any byte order | numpy, through pydicom |
 | JPEG of 8 bits, lossless only where grey | libjpeg-turbo, through Pillow |
-| JPEG lossless in colour, JPEG of more bits | libjpeg, through pylibjpeg |
+| JPEG lossless in colour, JPEG of more bits | libjpeg, through pylibjpeg; optional |
 | JPEG-LS | CharLS, through pyjpegls |
 | JPEG 2000, HTJ2K | OpenJPEG, through pylibjpeg |
-| JPEG XL | libjxl, through pillow-jxl |
+| JPEG XL | libjxl, through pillow-jxl; optional |
 | RLE | pylibjpeg-rle |
 
 None is gdcm: an altered JPEG makes version 3.2.6 throw where nothing catches, which ends the process.
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pillow_jxl  # noqa: F401  (Pillow learns JPEG XL by the import)
 import pydicom
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,6 +27,7 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 
+from sonoloop.platform.archive.reading import optional
 from sonoloop.platform.archive.reading.codestream import Codestream, read_codestream
 from sonoloop.platform.archive.reading.pixels import MAX_FRAME_PIXELS
 from sonoloop.platform.errors import Reason, RejectedError
@@ -146,6 +146,7 @@ def decode_compressed(frame: bytes, form: PixelFormat) -> tuple[Pixels, str]:
     claims = read_codestream(frame)
     _refuse_other_shape(claims, form)
     if form.syntax in JPEG_XL:
+        optional.refuse_without(optional.HAS_JPEG_XL)
         return _with_pillow(frame, "JXL"), form.photometric if form.samples == 1 else "RGB"
     if form.syntax in uid.JPEGLSTransferSyntaxes and not frame.rstrip(b"\0").endswith(_JPEG_END):
         raise RejectedError(Reason.TRUNCATED, "a JPEG-LS frame without its end, on which CharLS spends 8 s")
@@ -153,6 +154,8 @@ def decode_compressed(frame: bytes, form: PixelFormat) -> tuple[Pixels, str]:
     if claims and form.syntax in JPEG and claims.bits == 8 and not (claims.lossless and form.samples == 3):
         as_stored = photometric == "RGB" and claims.colour is None  # libjpeg would take it for YCbCr
         return _with_pillow(frame, "JPEG", as_stored=as_stored), "RGB" if form.samples == 3 else photometric
+    if form.syntax in JPEG:
+        optional.refuse_without(optional.HAS_LIBJPEG)
     pixels, found = get_decoder(form.syntax).as_array(
         encapsulate([frame], has_bot=False),
         index=0,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pillow_jxl  # noqa: F401  (Pillow learns JPEG XL by the import)
 from PIL import ExifTags, Image
 
 from sonoloop.platform.archive.instance import Frame, Instance
-from sonoloop.platform.archive.reading.codestream import read_codestream
+from sonoloop.platform.archive.reading import optional
+from sonoloop.platform.archive.reading.codestream import JXL_STARTS, read_codestream
 from sonoloop.platform.archive.reading.pixels import (
     MAX_FRAME_PIXELS,
     MAX_FRAMES,
@@ -19,7 +19,7 @@ from sonoloop.platform.archive.reading.plain import plain_instance
 from sonoloop.platform.archive.reading.ranges import RangedFile
 from sonoloop.platform.errors import Reason, RejectedError
 
-PICTURE_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "JXL")
+PICTURE_FORMATS = ["PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", *["JXL"] * optional.HAS_JPEG_XL]
 """Pillow knows more, some of which start other programs (EPS)."""
 MAX_PICTURE_BYTES = 256 * 2**20
 """Some of its readers take the whole file into memory."""
@@ -45,7 +45,9 @@ def open_picture(file: RangedFile, name: str) -> Instance:
         raise RejectedError(Reason.TOO_LARGE, f"a picture of {file.size} bytes")
     try:
         with quiet():
-            _refuse_claims(file.read_at(0, 4096))
+            start = file.read_at(0, 4096)
+            optional.refuse_without(optional.HAS_JPEG_XL or not start.startswith(JXL_STARTS))
+            _refuse_claims(start)
             picture = Picture(file)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RejectedError(Reason.TOO_LARGE, "claims more pixels than any picture has") from None
