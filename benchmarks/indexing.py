@@ -109,9 +109,7 @@ class Figures:
 def our_headers(archive: Store, infos: Sequence[ObjectInfo]) -> Figures:
     """Stage 1 in this process: what one task does on one core."""
     config = IndexConfig()
-    reader = HeaderReader(
-        ArchiveReader(archive, config), archive, SecretStr(secrets.token_hex()), datetime.now(UTC)
-    )
+    reader = HeaderReader(ArchiveReader(archive, config), SecretStr(secrets.token_hex()), datetime.now(UTC))
     begin = time.perf_counter()
     rows = reader.read_all(infos, at_once=config.requests_at_once, done=lambda _: None)
     seconds = time.perf_counter() - begin

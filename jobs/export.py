@@ -11,13 +11,13 @@ import typer
 from pydantic import BaseModel
 
 from sonoloop.jobs.config import Config, load_config
-from sonoloop.jobs.exporting import Tally, chosen_cases, instances_of, results_of, spread
+from sonoloop.jobs.exporting import Tally, chosen_cases, instances_of, results_of, write_units
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.runs import ray_session, stage
+from sonoloop.platform.archive.archived import ArchivedInstances
 from sonoloop.platform.archive.deidentify.quarantine import read_releases
 from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.errors import ConfigError, CountError, NothingToDoError
-from sonoloop.platform.export.archived import ArchivedInstances
 from sonoloop.platform.export.coco import coco_json
 from sonoloop.platform.export.config import ExportFormat
 from sonoloop.platform.export.exporter import Exporter, ReportWork
@@ -123,13 +123,13 @@ def _write_images(config: Config, target: Store, workspace: Store, case_ids: set
     with ray_session(config.ray):
         for rows in instances_of(workspace, case_ids):
             units += len(rows)
-            written = spread(
+            written = write_units(
                 rows,
                 exporter.write_instance,
                 lambda row, err: Rejection.of("instance", row.instance_id, err),
             )
             for _, rejection in written:
-                _count(tally, "cleaned", rejection)
+                tally.count("cleaned", rejection)
     return units
 
 
@@ -163,13 +163,13 @@ def _write_reports(
     rows = _shown_instances(workspace, results)
     work = [ReportWork(result=result, instances=_in_order(result, rows)) for result in results]
     with ray_session(config.ray):
-        written = spread(
+        written = write_units(
             work,
             lambda unit: exporter.write_report(unit, kind),
             lambda unit, err: Rejection.of("case", unit.result.case.case_id, err),
         )
         for unit, rejection in written:
-            _count(tally, unit.result.status, rejection)
+            tally.count(unit.result.status, rejection)
 
 
 def _shown_instances(workspace: Store, results: Sequence[Result]) -> dict[str, InstanceRecord]:
@@ -198,13 +198,6 @@ def _write_lines(target: Store, results: Sequence[Result]) -> None:
         for result in results:
             file.write(case_line(result).encode() + b"\n")
     target.write_bytes(jsonlib.dumps(line_schema(), indent=1).encode(), "jsonl", "case.schema.json")
-
-
-def _count(tally: Tally, status: str, rejection: Rejection | None) -> None:
-    if rejection is None:
-        tally.written[status] += 1
-    else:
-        tally.reject(rejection)
 
 
 def _exporter(config: Config, target: Store, workspace: Store) -> Exporter:

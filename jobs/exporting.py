@@ -38,6 +38,13 @@ class Tally:
     written: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
 
+    def count(self, status: str, rejection: Rejection | None) -> None:
+        """Count a unit that was written, or its rejection."""
+        if rejection is None:
+            self.written[status] += 1
+        else:
+            self.reject(rejection)
+
     def reject(self, rejection: Rejection) -> None:
         """Count a rejection and write its line."""
         self.rejected[rejection.reason] += 1
@@ -113,7 +120,7 @@ def instances_of(workspace: Store, case_ids: set[str]) -> Iterator[list[Instance
             yield list(fresh.values())
 
 
-def spread(
+def write_units(
     units: Sequence[U], write: Callable[[U], None], reject: Callable[[U, RejectedError], Rejection]
 ) -> Iterator[tuple[U, Rejection | None]]:
     """Write units in tasks of the cluster; each comes back with its rejection, or with none.

@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +20,7 @@ from rich.table import Table
 
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
+from sonoloop.platform.archive.archived import ArchivedInstances
 from sonoloop.platform.archive.deidentify.clean import RULES_VERSION
 from sonoloop.platform.archive.deidentify.masks import Box
 from sonoloop.platform.archive.deidentify.quarantine import (
@@ -33,7 +34,6 @@ from sonoloop.platform.archive.deidentify.quarantine import (
 from sonoloop.platform.archive.deidentify.showing import outlined
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord
 from sonoloop.platform.errors import ConfigError, Reason
-from sonoloop.platform.export.archived import ArchivedInstances
 from sonoloop.platform.identity import pseudonym_key
 from sonoloop.platform.sorted_rooms import FRAMES, INSTANCES, stream
 from sonoloop.platform.workspace import Store
@@ -191,15 +191,7 @@ def run_release(
     workspace = config.open_workspace()
     if instance_id not in _rejected(workspace):
         raise ConfigError(f"no instance {instance_id} waits; see `sonoloop quarantine list`")
-    release = Release(
-        instance_id=instance_id,
-        etag=_instance(workspace, instance_id).etag,
-        by=person(pseudonym_key(), by),
-        note=_checked(note),
-        masks=masks,
-        rules_version=RULES_VERSION,
-        at=datetime.now(UTC),
-    )
+    release = Release(**_about(workspace, instance_id, by=by, note=note), masks=masks)
     decide(workspace, release)
     return Decided(instance_id=instance_id, verdict=release.verdict, by=release.by, masks=len(masks))
 
@@ -213,16 +205,21 @@ def run_keep(config: Config, instance_id: str, *, by: str, note: str = "") -> De
         StorageError: the workspace cannot be reached.
     """
     workspace = config.open_workspace()
-    keep = Keep(
-        instance_id=instance_id,
-        etag=_instance(workspace, instance_id).etag,
-        by=person(pseudonym_key(), by),
-        note=_checked(note),
-        rules_version=RULES_VERSION,
-        at=datetime.now(UTC),
-    )
+    keep = Keep(**_about(workspace, instance_id, by=by, note=note))
     decide(workspace, keep)
     return Decided(instance_id=instance_id, verdict=keep.verdict, by=keep.by)
+
+
+def _about(workspace: Store, instance_id: str, *, by: str, note: str) -> dict[str, Any]:
+    """What every decision says: on which version of which instance, by whom, under which rules, and when."""
+    return {
+        "instance_id": instance_id,
+        "etag": _instance(workspace, instance_id).etag,
+        "by": person(pseudonym_key(), by),
+        "note": _checked(note),
+        "rules_version": RULES_VERSION,
+        "at": datetime.now(UTC),
+    }
 
 
 def _rejected(workspace: Store) -> dict[str, FrameRecord]:

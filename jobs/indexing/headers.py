@@ -128,7 +128,7 @@ def _gone_tasks(run: IndexRun) -> Any:
 
 def _indexer(run: IndexRun, files: Sequence[SortedFile]) -> PageIndexer:
     return PageIndexer(
-        reader=HeaderReader(ArchiveReader(run.archive, run.config), run.archive, run.key, run.now),
+        reader=HeaderReader(ArchiveReader(run.archive, run.config), run.key, run.now),
         workspace=run.workspace,
         files=files,
         run_id=run.run_id,

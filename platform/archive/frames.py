@@ -6,19 +6,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import BinaryIO, cast
 
+from sonoloop.platform.archive.archived import open_indexed
 from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, FrameAudit, clean_frames
 from sonoloop.platform.archive.deidentify.png import encode_png
-from sonoloop.platform.archive.deidentify.quarantine import Release
+from sonoloop.platform.archive.deidentify.quarantine import Release, release_of
 from sonoloop.platform.archive.grouping import CaseWork
-from sonoloop.platform.archive.headers import store_faults
 from sonoloop.platform.archive.instance import Frame
 from sonoloop.platform.archive.keyframes import choose_key_frames, share_budget
 from sonoloop.platform.archive.objects.reader import ArchiveReader
 from sonoloop.platform.archive.perceptual import perceptual_hash
-from sonoloop.platform.archive.reading.members import open_member
-from sonoloop.platform.archive.reading.open import open_instance
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord, MaskedBox
 from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.errors import RejectedError
@@ -43,7 +40,6 @@ class CaseMaker:
     """Makes cases of one archive in one workspace."""
 
     objects: ArchiveReader
-    archive: Store
     workspace: Store
     config: IndexConfig
     now: datetime
@@ -91,14 +87,9 @@ class CaseMaker:
 
     def _frames(self, row: InstanceRecord, share: int) -> list[FrameRecord]:
         """The rows of an instance's frames, or its one rejection."""
-        decided = self.releases.get(row.instance_id)
-        release = decided if decided is not None and decided.is_of(row.etag) else None
+        release = release_of(self.releases, row.instance_id, row.etag)
         try:
-            with self.objects.open(row.object_info()) as file, store_faults(file):
-                stream = cast(BinaryIO, file)
-                member = stream if row.member is None else open_member(stream, row.member)
-                name = row.uri.removeprefix(self.archive.uri_of()).lstrip("/")
-                instance = open_instance(member, name=name)
+            with open_indexed(self.objects, row) as instance:
                 chosen = choose_key_frames(instance.num_frames, share, instance.frame)
                 frames = [instance.frame(index) for index in chosen]
                 cleaned = clean_frames(frames, instance, self.config.deidentify, release=release)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sonoloop.platform.archive.deidentify.clean import RULES_VERSION
-from sonoloop.platform.archive.deidentify.quarantine import Release
+from sonoloop.platform.archive.deidentify.quarantine import Release, release_of
 from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.records import CaseRecord, content_id
@@ -138,8 +138,8 @@ class CaseFinder:
     def _versions(self, rows: pa.Table) -> list[str]:
         found = []
         for instance_id, etag in zip(rows["instance_id"].to_pylist(), rows["etag"].to_pylist(), strict=True):
-            release = self.releases.get(instance_id)
-            decided = release.model_dump_json() if release and release.is_of(etag) else ""
+            release = release_of(self.releases, instance_id, etag)
+            decided = "" if release is None else release.model_dump_json()
             found.append(f"{instance_id}@{etag} {decided}")
         return sorted(found)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, cast
@@ -13,7 +12,7 @@ from pydantic import SecretStr
 from pydicom.uid import UID_dictionary
 
 from sonoloop.platform.archive.instance import Instance
-from sonoloop.platform.archive.objects.ranged import ObjectFile
+from sonoloop.platform.archive.objects.ranged import ObjectFile, store_faults
 from sonoloop.platform.archive.objects.reader import ArchiveReader
 from sonoloop.platform.archive.reading.members import Member, is_container, iter_members
 from sonoloop.platform.archive.reading.open import SNIFFED_BYTES, open_instance
@@ -22,7 +21,7 @@ from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.errors import RejectedError
 from sonoloop.platform.identity import pseudonym
 from sonoloop.platform.records import content_id
-from sonoloop.platform.workspace import ObjectInfo, Store
+from sonoloop.platform.workspace import ObjectInfo
 
 _FACTS = (
     "organ_hint",
@@ -44,7 +43,6 @@ class HeaderReader:
     """Reads headers of one archive under one key."""
 
     objects: ArchiveReader
-    archive: Store
     key: SecretStr
     now: datetime
 
@@ -84,7 +82,7 @@ class HeaderReader:
             place = _Place(info, file=file)
             with store_faults(file):
                 if is_container(file.read(SNIFFED_BYTES), info.uri):
-                    for member, opener in iter_members(cast(BinaryIO, file), self._name(info.uri)):
+                    for member, opener in iter_members(cast(BinaryIO, file), self.objects.name_of(info.uri)):
                         row = self._instance_row(_Place(info, file=file, member=member), opener)
                         members[row.uri] = row  # of members with one path the last counts, as if unpacked
                     own = self._row(place, status="container", instance_id=place.id)
@@ -98,13 +96,10 @@ class HeaderReader:
         assert place.file is not None
         try:
             with store_faults(place.file):
-                instance = open_instance(opener(), name=self._name(place.uri))
+                instance = open_instance(opener(), name=self.objects.name_of(place.uri))
         except RejectedError as err:
             return self._rejected(place, err)
         return self._indexed(place, instance)
-
-    def _name(self, uri: str) -> str:
-        return uri.removeprefix(self.archive.uri_of()).lstrip("/")
 
     def _rejected(self, place: _Place, err: RejectedError) -> InstanceRecord:
         reason = {"reason": err.reason, "detail": err.detail, "retryable": err.retryable}
@@ -158,20 +153,3 @@ class _Place:
         if self.file is not None:
             columns |= {"bytes_read": self.file.bytes_read, "requests": self.file.requests}
         return columns
-
-
-@contextmanager
-def store_faults(file: ObjectFile) -> Iterator[None]:
-    """A fault of the store is one even where a reader took it for a broken file.
-
-    Raises:
-        RejectedError: the object, or the store for this object.
-        StorageError: the store, for all objects.
-    """
-    file.fault = None
-    try:
-        yield
-    except RejectedError:
-        if file.fault is not None:
-            raise file.fault from None
-        raise

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 from pydicom.dataset import Dataset
 
+from sonoloop.platform.archive.archived import ArchivedInstances
 from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
-from sonoloop.platform.archive.deidentify.quarantine import Release
+from sonoloop.platform.archive.deidentify.quarantine import Release, release_of
 from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.errors import Reason, RejectedError
-from sonoloop.platform.export.archived import ArchivedInstances
 from sonoloop.platform.export.config import ExportConfig, ExportFormat
 from sonoloop.platform.export.dicom import cleaned_dicom, save
 from sonoloop.platform.export.fhir import bundle_json
@@ -49,19 +49,14 @@ class Exporter:
             RejectedError: it cannot be read, or not be shown clean.
             StorageError: archive or target cannot be had.
         """
+        release = release_of(self.releases, row.instance_id, row.etag)
         with (
             self.archived.open(row) as instance,
-            cleaned_dicom(
-                instance, self.config, self.deidentify, self.archived.key, self._release(row)
-            ) as dataset,
+            cleaned_dicom(instance, self.config, self.deidentify, self.archived.key, release) as dataset,
         ):
             place = ("dicom", str(dataset.StudyInstanceUID), f"{dataset.SOPInstanceUID}.dcm")
             with writing(self.out, *place) as file:
                 save(dataset, file)
-
-    def _release(self, row: InstanceRecord) -> Release | None:
-        release = self.releases.get(row.instance_id)
-        return release if release is not None and release.is_of(row.etag) else None
 
     def write_report(self, work: ReportWork, kind: ExportFormat) -> None:
         """Write ``sr/<case>.dcm`` or ``fhir/<case>.json``.

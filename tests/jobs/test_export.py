@@ -59,7 +59,7 @@ def config(stack_s3: S3Stack, ray_cluster: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def _fill(workspace: Store, archive: Store, config: Config) -> None:
-    reader = HeaderReader(ArchiveReader(archive, config.index), archive, KEY, NOW)
+    reader = HeaderReader(ArchiveReader(archive, config.index), KEY, NOW)
     rows = [row for info in archive.list_objects() for row in reader.read(info)]
     write_sorted(workspace, INSTANCES, rows, "run", "0.parquet")
     by_name = {row.uri.rpartition("/")[2]: row for row in rows}

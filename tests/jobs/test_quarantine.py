@@ -27,6 +27,7 @@ from sonoloop.platform.archive.deidentify.quarantine import (
     person,
     read_decisions,
     read_releases,
+    release_of,
 )
 from sonoloop.platform.archive.reading.open import open_instance
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord
@@ -144,7 +145,7 @@ def test_a_release_is_of_one_version_of_the_object(config: Config) -> None:
     )
     write_sorted(Store(config.workspace), INSTANCES, [row], "b.parquet")
     assert run_list(config)[0].decision == "none"
-    assert not read_releases(Store(config.workspace))[row.instance_id].is_of("another")
+    assert release_of(read_releases(Store(config.workspace)), row.instance_id, "another") is None
 
 
 def test_the_newest_decision_counts_and_the_earlier_ones_stay(config: Config) -> None:

@@ -8,6 +8,7 @@ same for the same name, so that whoever holds the key can say who it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -37,10 +38,6 @@ class Release(_Decision):
 
     verdict: Literal["release"] = "release"
     masks: tuple[Box, ...] = Field(default=(), description="pixels of the whole picture, both ends inside")
-
-    def is_of(self, etag: str) -> bool:
-        """Whether it is about this version of the object."""
-        return self.etag == etag
 
 
 class Keep(_Decision):
@@ -81,3 +78,9 @@ def read_releases(workspace: Store) -> dict[str, Release]:
     """Instances that a person let out; each only in the version that its release is of."""
     decisions = read_decisions(workspace)
     return {key: decision for key, decision in decisions.items() if isinstance(decision, Release)}
+
+
+def release_of(releases: Mapping[str, Release], instance_id: str, etag: str) -> Release | None:
+    """The release of an instance, if it is of this version of the object."""
+    release = releases.get(instance_id)
+    return release if release is not None and release.etag == etag else None

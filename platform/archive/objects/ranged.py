@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from sonoloop.platform.errors import Reason, RejectedError
@@ -126,3 +128,20 @@ class ObjectFile(io.BufferedIOBase):
         while len(self._kept) > 1 and sum(map(len, self._kept.values())) > KEPT_BYTES:
             self._kept.popitem(last=False)
         return data
+
+
+@contextmanager
+def store_faults(file: ObjectFile) -> Iterator[None]:
+    """A fault of the store is one even where a reader took it for a broken file.
+
+    Raises:
+        RejectedError: the object, or the store for this object.
+        StorageError: the store, for all objects.
+    """
+    file.fault = None
+    try:
+        yield
+    except RejectedError:
+        if file.fault is not None:
+            raise file.fault from None
+        raise

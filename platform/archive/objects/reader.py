@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class ArchiveReader:
-    """Opens objects of an archive; one per task, shared by its threads."""
+    """Opens objects of an archive; one per process, shared by its threads."""
 
     def __init__(self, archive: Store, config: IndexConfig) -> None:
+        self._archive = archive
         self._config = config
         self._client = (
             archive.new_client(
@@ -34,6 +35,13 @@ class ArchiveReader:
             if archive.is_s3
             else None
         )
+
+    def __reduce__(self) -> tuple[type[ArchiveReader], tuple[Store, IndexConfig]]:
+        return type(self), (self._archive, self._config)
+
+    def name_of(self, uri: str) -> str:
+        """An object's key below the archive's root."""
+        return uri.removeprefix(self._archive.uri_of()).lstrip("/")
 
     def open(self, info: ObjectInfo) -> ObjectFile:
         """The object as a file; where its size is known, nothing is fetched yet.

@@ -38,7 +38,7 @@ class Room:
         for name, data in objects.items():
             self.archive.write_bytes(data, name)
         reader = HeaderReader(
-            ArchiveReader(self.archive, IndexConfig()), self.archive, SecretStr("a key for tests only"), NOW
+            ArchiveReader(self.archive, IndexConfig()), SecretStr("a key for tests only"), NOW
         )
         rows = [row for info in self.archive.list_objects() for row in reader.read(info)]
         (case_id,) = {row.case_id for row in rows if row.case_id}
@@ -49,7 +49,7 @@ class Room:
     ) -> MadeCase:
         config = IndexConfig(**{"deidentify": TRUSTING, **settings})
         reader = ArchiveReader(self.archive, config)
-        return CaseMaker(reader, self.archive, self.workspace, config, NOW, releases or {}).make(work)
+        return CaseMaker(reader, self.workspace, config, NOW, releases or {}).make(work)
 
     def image(self, key: str | None) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(self.workspace.read_bytes(str(key)))))

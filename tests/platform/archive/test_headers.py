@@ -30,7 +30,7 @@ CINE_FRAMES = 400
 
 def header_reader(archive: Store, config: IndexConfig | None = None, key: SecretStr = KEY) -> HeaderReader:
     reader = ArchiveReader(archive, config or IndexConfig(tries=2))
-    return HeaderReader(reader, archive, key, datetime(2026, 1, 2, tzinfo=UTC))
+    return HeaderReader(reader, key, datetime(2026, 1, 2, tzinfo=UTC))
 
 
 class Room:

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from tests.dicom_files import picture
 from tests.platform.export.made import KEY, full_ultrasound, result
 
+from sonoloop.platform.archive.archived import ArchivedInstances
 from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.headers import HeaderReader
@@ -22,7 +23,6 @@ from sonoloop.platform.archive.reading.pixels import quiet
 from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.errors import Reason, RejectedError
-from sonoloop.platform.export.archived import ArchivedInstances
 from sonoloop.platform.export.config import ExportConfig, ExportFormat
 from sonoloop.platform.export.exporter import Exporter, ReportWork
 from sonoloop.platform.export.output import writing
@@ -49,7 +49,7 @@ def rows(archive: Store) -> dict[str, InstanceRecord]:
 
 def _rows(archive: Store) -> dict[str, InstanceRecord]:
     """Rows of the archive's instances by the end of their name."""
-    reader = HeaderReader(ArchiveReader(archive, IndexConfig()), archive, KEY, NOW)
+    reader = HeaderReader(ArchiveReader(archive, IndexConfig()), KEY, NOW)
     found = [row for info in archive.list_objects() for row in reader.read(info)]
     return {row.uri.rpartition("/")[2]: row for row in found if row.status == "indexed"}
 

@@ -1,16 +1,17 @@
-"""An instance of the archive, opened again for export."""
+"""An instance that was indexed, opened again: for its frames, for export, for a person's eyes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import BinaryIO, cast
 
 from pydantic import SecretStr
 
-from sonoloop.platform.archive.headers import store_faults
 from sonoloop.platform.archive.instance import Instance
+from sonoloop.platform.archive.objects.ranged import store_faults
 from sonoloop.platform.archive.objects.reader import ArchiveReader
 from sonoloop.platform.archive.reading.members import open_member
 from sonoloop.platform.archive.reading.open import open_instance
@@ -21,27 +22,41 @@ from sonoloop.platform.identity import pseudonym
 from sonoloop.platform.workspace import Store
 
 
+@contextmanager
+def open_indexed(objects: ArchiveReader, row: InstanceRecord) -> Iterator[Instance]:
+    """The instance of a row, whose frames can be read while the block lasts.
+
+    Raises:
+        RejectedError: it cannot be fetched or read.
+        StorageError: no object of the archive can be had.
+    """
+    with objects.open(row.object_info()) as file, store_faults(file):
+        stream = cast(BinaryIO, file)
+        member = stream if row.member is None else open_member(stream, row.member)
+        yield open_instance(member, name=objects.name_of(row.uri))
+
+
 @dataclass(frozen=True)
 class ArchivedInstances:
-    """Opens indexed instances of one archive; made anew in each task."""
+    """Opens indexed instances of one archive under one key; travels between processes."""
 
     archive: Store
     config: IndexConfig
     key: SecretStr
 
+    @cached_property
+    def _objects(self) -> ArchiveReader:
+        return ArchiveReader(self.archive, self.config)
+
     @contextmanager
     def open(self, row: InstanceRecord) -> Iterator[Instance]:
-        """The instance, whose frames can be read while the block lasts.
+        """As `open_indexed`, and surely the instance that was indexed.
 
         Raises:
             RejectedError: it cannot be fetched or read, or is not the one that was indexed under this key.
             StorageError: no object of the archive can be had.
         """
-        name = row.uri.removeprefix(self.archive.uri_of()).lstrip("/")
-        with ArchiveReader(self.archive, self.config).open(row.object_info()) as file, store_faults(file):
-            stream = cast(BinaryIO, file)
-            member = stream if row.member is None else open_member(stream, row.member)
-            instance = open_instance(member, name=name)
+        with open_indexed(self._objects, row) as instance:
             if pseudonym(self.key, "instance", instance.instance_uid) != row.instance_id:
                 raise RejectedError(
                     Reason.STORAGE,
