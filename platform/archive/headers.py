@@ -82,7 +82,7 @@ class HeaderReader:
             place = _Place(info, file=file)
             with store_faults(file):
                 if is_container(file.read(SNIFFED_BYTES), info.uri):
-                    for member, opener in iter_members(cast(BinaryIO, file), self.objects.name_of(info.uri)):
+                    for member, opener in iter_members(cast(BinaryIO, file)):
                         row = self._instance_row(_Place(info, file=file, member=member), opener)
                         members[row.uri] = row  # of members with one path the last counts, as if unpacked
                     own = self._row(place, status="container", instance_id=place.id)

@@ -119,12 +119,7 @@ def audit_of(
 
     found = look(first, FIRST)
     late = look(second, SECOND)
-    if (
-        release is None
-        and not instance.regions
-        and config.text_without_regions == "quarantine"
-        and found + late
-    ):
+    if release is None and found + late and _refuses_text(instance, config):
         raise _suspected("no ultrasound region is declared, and there is text other than scanner marks")
     if late or covers_picture(instance.regions, instance.rows, instance.columns):
         left = [mask for mask in look(second, THIRD) if mask.why != "unreadable-text"]
@@ -168,12 +163,6 @@ def bounds_of(instance: Instance) -> Box:
 
 def _refuses_text(instance: Instance, config: DeidentifyConfig) -> bool:
     return not instance.regions and config.text_without_regions == "quarantine"
-
-
-def _looks_like_text(mask: Mask) -> bool:
-    """Whether it is a text, or as long as one; all other is a speck, masked as well."""
-    longer, shorter = sorted((mask.box.width, mask.box.height), reverse=True)
-    return mask.why != "unreadable-text" or longer >= 2.5 * shorter
 
 
 def _says_burned_in(instance: Instance) -> bool:

@@ -59,11 +59,6 @@ def is_container(start: bytes, name: str) -> bool:
     return name.lower().endswith(".tar") and len(start) >= tarfile.BLOCKSIZE
 
 
-def list_members(file: BinaryIO, name: str) -> Iterator[Member]:
-    """The files in an archive, in the archive's order; arguments and errors as `iter_members`."""
-    return (member for member, _ in iter_members(file, name))
-
-
 def open_member(file: BinaryIO, member_path: str) -> BinaryIO:
     """One member as a seekable file; ``file``, the archive, has to stay open.
 
@@ -74,19 +69,18 @@ def open_member(file: BinaryIO, member_path: str) -> BinaryIO:
     Raises:
         RejectedError: as `iter_members` and its openers; `UNREADABLE` where there is no such member.
     """
-    openers = {member.path: opener for member, opener in iter_members(file, "")}
+    openers = {member.path: opener for member, opener in iter_members(file)}
     if member_path not in openers:
         raise RejectedError(Reason.UNREADABLE, "the archive has no such member any more")
     return openers[member_path]()
 
 
-def iter_members(file: BinaryIO, name: str) -> Iterator[tuple[Member, Opener]]:  # noqa: ARG001
+def iter_members(file: BinaryIO) -> Iterator[tuple[Member, Opener]]:
     """The files in an archive, each with a function that opens it.
 
     Args:
         file: The archive, seekable; a zip's directory is read, or a tar's headers, or a compressed tar whole,
             once if members are opened in order.
-        name: The archive's key.
 
     Raises:
         RejectedError: `UNREADABLE`, no archive or a broken one; `TOO_LARGE`, it claims too much. An opener

@@ -114,7 +114,7 @@ def look_into(data: bytes) -> int:
     if not is_container(data[:SNIFFED_BYTES], "a"):
         return sum(1 for _ in frames_of(data))
     found = 0
-    for _, opener in islice(iter_members(io.BytesIO(data), "a"), 20):
+    for _, opener in islice(iter_members(io.BytesIO(data)), 20):
         found += sum(1 for _ in frames_of(opener().read(2**20)))
     return found
 

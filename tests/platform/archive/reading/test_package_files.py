@@ -17,7 +17,7 @@ import pytest
 from dicom_files import as_ultrasound
 from pydicom.pixels import apply_color_lut, pixel_array
 
-from sonoloop.platform.archive.reading.members import is_container, list_members, open_member
+from sonoloop.platform.archive.reading.members import is_container, iter_members, open_member
 from sonoloop.platform.archive.reading.open import open_instance
 from sonoloop.platform.errors import Reason, RejectedError
 
@@ -39,7 +39,7 @@ def objects() -> dict[str, Path | tuple[Path, str]]:
                 found[path.name] = path
             elif path.suffix == ".zip" and is_container(path.read_bytes()[:512], path.name):
                 with path.open("rb") as archive:
-                    found.update({m.path: (path, m.path) for m in list_members(archive, path.name)})
+                    found.update({m.path: (path, m.path) for m, _ in iter_members(archive)})
     return found
 
 
