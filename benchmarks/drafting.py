@@ -67,7 +67,9 @@ def _archive(folder: Path) -> Config:
         for key, data in study.files:
             archive.write_bytes(data, key)
     (folder / "workspace").mkdir()
-    return Config(workspace=str(folder / "workspace"), archive=archive.root, annotate={"batch_size": BATCH})
+    return Config(
+        workspace=str(folder / "workspace"), archive=archive.root, annotate={"cases_per_unit": BATCH}
+    )
 
 
 def _measure(config: Config, folder: Path, repeat: int) -> tuple[float, float, float]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import secrets
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from pydantic import BaseModel
 
+from sonoloop.jobs.annotating.closing import RunCounts, close_run
+from sonoloop.jobs.annotating.context import RunContext
+from sonoloop.jobs.annotating.pipeline import write_drafts
+from sonoloop.jobs.annotating.selection import EVERYTHING, Chooser, Selection
+from sonoloop.jobs.annotating.units import InputParts, write_units
 from sonoloop.jobs.config import Config, load_config
-from sonoloop.jobs.drafting import write_drafts
 from sonoloop.jobs.output import ConfigOption, JsonOption, progress, show
 from sonoloop.jobs.progress import counted
 from sonoloop.jobs.runs import Run, ray_session, stage, start_run, unfinished
 from sonoloop.platform import registry
-from sonoloop.platform.errors import CountError, NothingToDoError, TooManyRejectionsError
-from sonoloop.platform.records import CaseRecord, DraftRecord, content_id
+from sonoloop.platform.errors import NothingToDoError, TooManyRejectionsError
+from sonoloop.platform.records import content_id
 from sonoloop.platform.settings import settings_hash
-from sonoloop.platform.tables import read_cases, read_drafts
 from sonoloop.platform.workspace import Store
 
 
@@ -37,31 +41,40 @@ class AnnotateSummary(BaseModel):
 def annotate(
     config: ConfigOption = "sonoloop.toml",
     model: Annotated[str, typer.Option(help="Alias or version of the model.")] = "champion",
+    since: Annotated[datetime | None, typer.Option(help="Only cases indexed since then (UTC).")] = None,
+    organ: Annotated[list[str] | None, typer.Option(help="Only this organ; may be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many cases.")] = None,
-    retry_rejected: Annotated[bool, typer.Option(help="Also draft what was rejected before.")] = False,
+    sample: Annotated[int | None, typer.Option(min=1, help="So many cases, drawn at random.")] = None,
+    retry_rejected: Annotated[bool, typer.Option(help="Only what was rejected before.")] = False,
+    reason: Annotated[list[str] | None, typer.Option(help="Of that, only for this reason.")] = None,
+    unreviewed: Annotated[bool, typer.Option(help="Only cases that nobody has reviewed.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Draft a report and entities for every case."""
-    summary = run_annotate(load_config(config), model=model, limit=limit, retry_rejected=retry_rejected)
-    show(summary, title="annotate", as_json=json)
+    selection = Selection(
+        since=since,
+        organs=organ or (),
+        limit=limit,
+        sample=sample,
+        retry_rejected=retry_rejected,
+        reasons=reason or (),
+        unreviewed=unreviewed,
+    )
+    show(run_annotate(load_config(config), selection, model=model), title="annotate", as_json=json)
 
 
 def run_annotate(
     config: Config,
+    selection: Selection = EVERYTHING,
     *,
     model: str = "champion",
-    case_ids: frozenset[str] | None = None,
-    limit: int | None = None,
-    retry_rejected: bool = False,
 ) -> AnnotateSummary:
-    """Draft what is not drafted yet; an interrupted run of the same work is finished first.
+    """Draft what is not drafted yet; an interrupted run of the same wish is finished first.
 
     Args:
         config: The configuration.
+        selection: Which cases.
         model: Alias or version.
-        case_ids: Only these cases, where given.
-        limit: At most so many cases.
-        retry_rejected: Draft rejected cases again.
 
     Raises:
         NothingToDoError: the workspace has no cases.
@@ -71,84 +84,71 @@ def run_annotate(
     """
     workspace = config.open_workspace()
     version = registry.resolve(workspace, config.model.name, model)
-    key = content_id(version, config.annotate.prompt_version, settings_hash(config.annotate), length=12)
-    interrupted = unfinished(workspace, "annotate", key)
-    rows: list[DraftRecord] = []
-    seconds = 0.0
-    chosen = _undrafted(workspace, config, version, case_ids, retry_rejected)[:limit]
-    if interrupted is None and not chosen:
-        return _summary(version, [], seconds=0.0, resumed=False)
+    prompt_version = config.annotate.prompt_version
+    engine = settings_hash(config.annotate.engine)
+    key = content_id(version, prompt_version, engine, selection.key, length=12)
+    run = interrupted = unfinished(workspace, "annotate", key)
+    if run is None:
+        chooser = Chooser(workspace, version, prompt_version, selection)
+        run = _begin(workspace, config, key, chooser)
+        if not chooser.counts.cases:
+            raise NothingToDoError(f"{workspace.uri} holds no cases; run `sonoloop index` first")
+        if run is None:
+            return _summary(version, [], RunCounts(), seconds=0.0, resumed=False)
+    else:
+        progress.print(f"annotate: continuing interrupted run {run.run_id}")
     with ray_session(config.ray):
-        if interrupted is not None:
-            progress.print(f"annotate: continuing interrupted run {interrupted.run_id}")
-            rows, seconds = _draft(workspace, config, interrupted, version)
-            chosen = _undrafted(workspace, config, version, case_ids, retry_rejected)[:limit]
-        if chosen:
-            fresh, taken = _draft(workspace, config, _begin(workspace, config, key, chosen), version)
-            rows, seconds = rows + fresh, seconds + taken
-    summary = _summary(version, rows, seconds=seconds, resumed=interrupted is not None)
-    if summary.rejected > config.annotate.max_rejected_share * len(rows):
+        counts = _draft(workspace, config, run, version)
+    seconds = run.finished(workspace, _plain(counts)).seconds or 0.0
+    summary = _summary(version, [run.run_id], counts, seconds=seconds, resumed=interrupted is not None)
+    if summary.rejected > config.annotate.max_rejected_share * summary.cases:
         raise TooManyRejectionsError(
-            f"{summary.rejected} of {len(rows)} cases were rejected, above annotate.max_rejected_share; "
+            f"{summary.rejected} of {summary.cases} cases were rejected, above annotate.max_rejected_share; "
             f"reasons: {summary.rejected_by_reason}"
         )
     return summary
 
 
-def _undrafted(
-    workspace: Store, config: Config, version: str, case_ids: frozenset[str] | None, retry_rejected: bool
-) -> list[CaseRecord]:
-    cases = read_cases(workspace)
-    if not cases:
-        raise NothingToDoError(f"{workspace.uri} holds no cases; run `sonoloop index` first")
-    drafts = read_drafts(workspace, model_version=version, prompt_version=config.annotate.prompt_version)
-    done = {d.case_id for d in drafts if d.status == "draft" or not retry_rejected}
-    wanted = (case for case in cases if case_ids is None or case.case_id in case_ids)
-    return [case for case in wanted if case.case_id not in done]
+def _begin(workspace: Store, config: Config, key: str, chooser: Chooser) -> Run | None:
+    """Plan a run: its units are fixed from here on; None where there is nothing to draft."""
+    run_id = f"annotate-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    cases_per_unit = config.annotate.cases_per_unit
+    num_cases = write_units(workspace, run_id, chooser.choose(), cases_per_unit=cases_per_unit)
+    return start_run(workspace, "annotate", run_id=run_id, key=key, config=config) if num_cases else None
 
 
-def _begin(workspace: Store, config: Config, key: str, cases: list[CaseRecord]) -> Run:
-    num_before = len(read_drafts(workspace))  # a retry of the same cases is another run
-    run_id = f"annotate-{content_id(key, str(num_before), *(case.case_id for case in cases), length=12)}"
-    workspace.write_table(CaseRecord.table(cases), "runs", run_id, "input", "cases.parquet")
-    return start_run(workspace, "annotate", run_id=run_id, key=key, config=config)
-
-
-def _draft(workspace: Store, config: Config, run: Run, version: str) -> tuple[list[DraftRecord], float]:
-    """Do what is left of a run; returns all its rows and the seconds since it began."""
-    inputs = workspace.read_tables(CaseRecord.ARROW, "runs", run.run_id, "input")
-    case_ids: list[str] = inputs.column("case_id").to_pylist()
-    with stage("annotate") as counts, counted("annotate", len(case_ids)) as counter:
+def _draft(workspace: Store, config: Config, run: Run, version: str) -> RunCounts:
+    """Do what is left of a run; returns what the whole run made."""
+    num_cases = InputParts(workspace, run.run_id).num_cases
+    with stage("annotate") as counts, counted("annotate", num_cases) as counter:
         write_drafts(
-            workspace,
-            run,
-            model_version=version,
-            prompt_version=config.annotate.prompt_version,
-            config=config.annotate,
-            counter=counter,
-        )
-        table = workspace.read_tables(DraftRecord.ARROW, "drafts", run.run_id)
-        written: list[str] = table.column("case_id").to_pylist()
-        if sorted(written) != sorted(case_ids):
-            raise CountError(
-                f"run {run.run_id}: {len(case_ids)} cases in, {len(set(written))} different cases in "
-                f"{len(written)} rows out; run the same command again"
+            RunContext(
+                workspace=workspace,
+                run_id=run.run_id,
+                model_version=version,
+                prompt_version=config.annotate.prompt_version,
+                config_hash=run.key,
+                config=config.annotate,
+                counter=counter,
             )
-        rows = [DraftRecord.from_row(row) for row in table.to_pylist()]
-        rejected = sum(row.status == "rejected" for row in rows)
-        counts.update(cases=len(rows), drafted=len(rows) - rejected, rejected=rejected)
-    return rows, run.finished(workspace, counts).seconds or 0.0
+        )
+        made = close_run(workspace, run.run_id)
+        counts.update(_plain(made))
+    return made
 
 
-def _summary(version: str, rows: list[DraftRecord], *, seconds: float, resumed: bool) -> AnnotateSummary:
-    rejected = [row for row in rows if row.status == "rejected"]
+def _plain(counts: RunCounts) -> dict[str, int]:
+    return {"cases": counts.cases, "drafted": counts.drafted, "rejected": counts.rejected}
+
+
+def _summary(
+    version: str, run_ids: list[str], counts: RunCounts, *, seconds: float, resumed: bool
+) -> AnnotateSummary:
     return AnnotateSummary(
-        run_ids=sorted({row.run_id for row in rows}),
+        run_ids=run_ids,
         model_version=version,
         resumed=resumed,
-        cases=len(rows),
-        drafted=len(rows) - len(rejected),
-        rejected=len(rejected),
-        rejected_by_reason=dict(Counter(str(row.reason) for row in rejected)),
-        cases_per_s=len(rows) / seconds if seconds else 0.0,
+        rejected_by_reason=dict(counts.reasons),
+        cases_per_s=counts.cases / seconds if seconds else 0.0,
+        **_plain(counts),
     )

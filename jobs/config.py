@@ -28,21 +28,35 @@ class Section(BaseModel):
 class AnnotateConfig(Section):
     """The drafting pipeline."""
 
-    batch_size: int = Field(
+    cases_per_unit: int = Field(
         default=32,
         ge=1,
-        description="cases handed to an engine at once; more than engine.max_rows keep its rows filled",
+        description="cases that an engine takes at once and that become durable at once: what a killed actor "
+        "loses; several times engine.max_rows keep its rows filled",
     )
     num_actors: int = Field(default=1, ge=1, description="model actors")
+    max_actors: int | None = Field(
+        default=None, ge=1, description="model actors while there is work for more; num_actors when absent"
+    )
     cpus_per_actor: float = Field(default=1, gt=0, description="logical CPUs held by a model actor")
     gpus_per_actor: float = Field(default=0, ge=0, description="GPUs held by a model actor")
-    cases_per_block: int = Field(
-        default=32, ge=1, description="grain of the checkpoint: a crash loses at most the blocks in flight"
+    actor_resources: dict[str, float] = Field(
+        default={}, description="custom Ray resources held by a model actor: which nodes take it"
+    )
+    max_preparers: int = Field(default=1, ge=1, description="actors that fetch and prepare images, at most")
+    cpus_per_preparer: float = Field(default=0.5, gt=0, description="logical CPUs held by one of them")
+    preparer_resources: dict[str, float] = Field(
+        default={}, description="custom Ray resources held by one of them"
     )
     max_rejected_share: float = Field(
         default=0.5, ge=0, le=1, description="share of rejected cases that fails the run"
     )
     engine: EngineConfig = EngineConfig()
+
+    @property
+    def most_actors(self) -> int:
+        """Model actors at most."""
+        return max(self.num_actors, self.max_actors or 0)
 
     @property
     def prompt_version(self) -> str:

@@ -9,6 +9,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.jobs.annotate import run_annotate
+from sonoloop.jobs.annotating.selection import Selection
 from sonoloop.jobs.calibrating import calibrate
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
@@ -120,7 +121,7 @@ def described_draft(draft: DraftRecord | None) -> Described | None:
 def _evaluated(
     config: Config, workspace: Store, version: str, snapshot: str, rows: list[SnapshotRow]
 ) -> Evaluation:
-    run_annotate(config, model=version, case_ids=frozenset(row.case_id for row in rows))
+    run_annotate(config, Selection(case_ids=frozenset(row.case_id for row in rows)), model=version)
     prompt_version = config.annotate.prompt_version
     found = read_drafts(workspace, model_version=version, prompt_version=prompt_version)
     by_case = {draft.case_id: draft for draft in found}

@@ -12,9 +12,14 @@ def added_column(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, metadata={_ADDED: b"older tables lack this column"})
 
 
+def is_added(field: pa.Field) -> bool:
+    """Whether older tables may lack this column."""
+    return _ADDED in (field.metadata or {})
+
+
 def with_added_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with nulls in the added columns of ``schema`` that it lacks; the rest as it is."""
     for field in schema:
-        if _ADDED in (field.metadata or {}) and field.name not in table.column_names:
+        if is_added(field) and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     return table

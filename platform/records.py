@@ -21,8 +21,11 @@ made from, ``num_retryable`` counts its instances whose frames may be had anothe
 | report_score | double | geometric mean probability of the report's tokens, 0..1 |
 | num_tokens | int32 | tokens generated for the case |
 | stage, reason, detail, retryable | string, string, string, bool | why it was rejected; null for a draft |
+| attempts | int32 | tries at this case by this model and prompt version, those of earlier runs included |
+| inputs_hash | string | of the case as it was drafted |
+| unit | int64 | unit of the run that drafted it: cases that one call of the engine took together |
 
-Drafts written before ``value_probabilities`` and ``report_score`` were columns read with none and null there.
+Drafts written before a column was there read with null in it.
 
 ``ReviewRecord`` (``reviews/``), append-only: one row per (annotation id, updated_at).
 """
@@ -146,6 +149,9 @@ class DraftRecord(Record):
             ("reason", pa.string()),
             ("detail", pa.string()),
             ("retryable", pa.bool_()),
+            added_column("attempts", pa.int32()),
+            added_column("inputs_hash", pa.string()),
+            added_column("unit", pa.int64()),
         ]
     )
     case_id: str
@@ -172,6 +178,9 @@ class DraftRecord(Record):
     reason: Reason | None = None
     detail: str | None = None
     retryable: bool | None = None
+    attempts: int | None = None
+    inputs_hash: str | None = None
+    unit: int | None = None
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:

@@ -1,7 +1,7 @@
 """Reading one TOML file into a tree of frozen models, with overrides from the environment.
 
-``SONOLOOP__ANNOTATE__BATCH_SIZE=8`` overrides ``batch_size`` of ``[annotate]``. Done here rather than with
-pydantic-settings because that one ignores environment keys it does not know; here a typo fails and the
+``SONOLOOP__ANNOTATE__CASES_PER_UNIT=8`` overrides ``cases_per_unit`` of ``[annotate]``. Done here rather than
+with pydantic-settings because that one ignores environment keys it does not know; here a typo fails and the
 nearest known key is named.
 """
 

@@ -7,9 +7,11 @@ driver, ever holds more than a range. A newer row of a key replaces the older on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,19 +20,27 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord
+from sonoloop.platform.columns import is_added
 from sonoloop.platform.errors import StorageError
-from sonoloop.platform.records import CaseRecord, Record
-from sonoloop.platform.workspace import Store, storage_errors
+from sonoloop.platform.records import CaseRecord, DraftRecord, Record
+from sonoloop.platform.storage_errors import storage_errors
+from sonoloop.platform.workspace import Store
+
+logger = logging.getLogger(__name__)
 
 ROWS_PER_RANGE = 50_000
 FOOTERS_AT_ONCE = 16
+ATTEMPTS_TO_READ = 5
+"""Of a range whose files are replaced by a run that ends meanwhile."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """A room's name, its rows, the key that its files are sorted by and the time that says which row counts.
+    """A room: its name, its rows, the key that its files are sorted by and what says which row counts.
 
-    ``one_per_key``: a key has one row; otherwise all rows of a key's newest time count together.
+    ``time`` grows with every newer row of a key. ``one_per_key``: a key has one row; otherwise all rows of a
+    key's newest time count together. ``also`` names further columns of the key, by which no file is sorted,
+    ``ties`` what decides between rows of the same time: of the order given, the last one counts.
     """
 
     name: str
@@ -38,11 +48,15 @@ class Room:
     key: str
     time: str
     one_per_key: bool = True
+    also: tuple[str, ...] = ()
+    ties: tuple[tuple[str, Literal["ascending", "descending"]], ...] = ()
 
 
 INSTANCES = Room("instances", InstanceRecord, "uri", "indexed_at")
 CASES = Room("cases", CaseRecord, "case_id", "indexed_at")
 FRAMES = Room("frames", FrameRecord, "case_id", "prepared_at", one_per_key=False)
+_VERSION = ("model_version", "prompt_version")
+DRAFTS = Room("drafts", DraftRecord, "case_id", "attempts", also=_VERSION, ties=(("status", "descending"),))
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,11 @@ class SortedFile:
     last: str
     num_rows: int
 
+    def reaches(self, keys: KeyRange) -> bool:
+        """Whether it may hold rows of a range."""
+        above = keys.low is None or self.last >= keys.low
+        return bool(self.num_rows) and above and (keys.high is None or self.first < keys.high)
+
 
 def write_sorted(workspace: Store, room: Room, records: Sequence[Record], *parts: str) -> None:
     """Write rows as one file of the room, whole or not at all."""
@@ -69,24 +88,28 @@ def write_sorted(workspace: Store, room: Room, records: Sequence[Record], *parts
     workspace.write_table(table, room.name, *parts)
 
 
-def files_of(workspace: Store, room: Room) -> tuple[SortedFile, ...]:
-    """The room's files, from their footers.
+def files_of(workspace: Store, room: Room, *parts: str) -> tuple[SortedFile, ...]:
+    """The room's files, or those below one of its folders, from their footers.
 
     Raises:
         StorageError: the store refuses, or a file is no table of this version.
     """
-    paths = workspace.table_paths(room.name)
+    paths = workspace.table_paths(room.name, *parts)
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return tuple(pool.map(lambda path: _footer(workspace, room, path), paths))
+        found = pool.map(lambda path: _footer(workspace, room, path), paths)
+        return tuple(file for file in found if file is not None)
 
 
-def _footer(workspace: Store, room: Room, path: str) -> SortedFile:
+def _footer(workspace: Store, room: Room, path: str) -> SortedFile | None:
+    """What the file's footer says; ``None`` for a file that is gone since it was listed."""
     with storage_errors(workspace.uri):
         try:
             footer = pq.read_metadata(path, filesystem=workspace.fs)
+        except FileNotFoundError:
+            return None
         except pa.ArrowInvalid:
             footer = None
-    if footer is None or set(room.record.ARROW.names) != set(footer.schema.to_arrow_schema().names):
+    if footer is None or not _is_of(room, footer.schema.to_arrow_schema()):
         raise StorageError(
             f"{path} is not a table of this version of sonoloop; move it away, or move the whole room "
             f"{room.name}/ away and index again"
@@ -97,6 +120,12 @@ def _footer(workspace: Store, room: Room, path: str) -> SortedFile:
         return SortedFile(path, "", chr(0x10FFFF), footer.num_rows)
     keys = [key for statistics in found for key in (statistics.min, statistics.max)]
     return SortedFile(path, min(keys, default=""), max(keys, default=""), footer.num_rows)
+
+
+def _is_of(room: Room, found: pa.Schema) -> bool:
+    """Whether a file has the room's columns, those apart that older files may lack."""
+    missing = [field for field in room.record.ARROW if field.name not in found.names]
+    return set(found.names) <= set(room.record.ARROW.names) and all(map(is_added, missing))
 
 
 def ranges_of(files: Sequence[SortedFile], max_rows: int = ROWS_PER_RANGE) -> list[KeyRange]:
@@ -118,6 +147,7 @@ def newest(
     keys: KeyRange,
     *,
     columns: Sequence[str] | None = None,
+    where: ds.Expression | None = None,
 ) -> pa.Table:
     """The rows that count in a range of keys, sorted by key.
 
@@ -127,45 +157,98 @@ def newest(
         files: All its files, of `files_of`.
         keys: The range.
         columns: Only these; the room's key and time are always among them.
+        where: Only rows of these versions; a condition on columns of the key.
 
     Raises:
         StorageError: the store refuses.
+        FileNotFoundError: a file is gone since `files_of`; `stream` asks again.
     """
     schema = room.record.ARROW
-    names = [n for n in schema.names if columns is None or n in {*columns, room.key, room.time}]
-    reaching = [f.path for f in files if _reaches(f, keys)]
+    always = {room.key, *room.also, room.time, *(name for name, _ in room.ties)}
+    names = [name for name in schema.names if columns is None or name in always or name in columns]
+    reaching = [file.path for file in files if file.reaches(keys)]
     if not reaching:
         return pa.schema([schema.field(name) for name in names]).empty_table()
     with storage_errors(workspace.uri):
         dataset = ds.dataset(reaching, schema=schema, filesystem=workspace.fs, format="parquet")
-        table = dataset.to_table(columns=names, filter=_within(room.key, keys))
+        table = dataset.to_table(columns=names, filter=_both(_within(room.key, keys), where))
     return _only_newest(table, room)
 
 
-def stream(workspace: Store, room: Room, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """All rows of the room that count, a range at a time."""
-    files = files_of(workspace, room)
-    for keys in ranges_of(files):
-        yield newest(workspace, room, files, keys, columns=columns)
+def stream(
+    workspace: Store,
+    room: Room,
+    *,
+    columns: Sequence[str] | None = None,
+    where: ds.Expression | None = None,
+) -> Iterator[pa.Table]:
+    """All rows of the room that count, a range at a time; arguments as of `newest`."""
+    reader = RoomReader(workspace, room, columns=columns, where=where)
+    for keys in ranges_of(reader.files):
+        yield reader.read(keys)
 
 
-def _reaches(file: SortedFile, keys: KeyRange) -> bool:
-    above = keys.low is None or file.last >= keys.low
-    return bool(file.num_rows) and above and (keys.high is None or file.first < keys.high)
+class RoomReader:
+    """Reads ranges of a room in which a run that ends may replace small files by large ones meanwhile.
+
+    Arguments as of `newest`.
+    """
+
+    def __init__(
+        self,
+        workspace: Store,
+        room: Room,
+        *parts: str,
+        columns: Sequence[str] | None = None,
+        where: ds.Expression | None = None,
+    ) -> None:
+        self._workspace, self._room, self._parts = workspace, room, parts
+        self._columns, self._where = columns, where
+        self.files = files_of(workspace, room, *parts)
+
+    def read(self, keys: KeyRange) -> pa.Table:
+        """The rows that count in a range of keys.
+
+        Raises:
+            StorageError: the store refuses, or files vanish faster than they can be read.
+        """
+        for _ in range(ATTEMPTS_TO_READ):
+            try:
+                return newest(
+                    self._workspace, self._room, self.files, keys, columns=self._columns, where=self._where
+                )
+            except FileNotFoundError:
+                logger.info("files of %s were replaced; listing them again", self._room.name)
+                self.files = files_of(self._workspace, self._room, *self._parts)
+        raise StorageError(
+            f"files of {self._room.name}/ vanish while they are read; see that nobody deletes them"
+        )
 
 
 def _within(key: str, keys: KeyRange) -> ds.Expression | None:
     low = None if keys.low is None else ds.field(key) >= keys.low
     high = None if keys.high is None else ds.field(key) < keys.high
-    return low & high if low is not None and high is not None else (high if low is None else low)
+    return _both(low, high)
+
+
+def _both(one: ds.Expression | None, other: ds.Expression | None) -> ds.Expression | None:
+    return one & other if one is not None and other is not None else (other if one is None else one)
 
 
 def _only_newest(table: pa.Table, room: Room) -> pa.Table:
     if not table.num_rows:
         return table
-    table = table.sort_by([(room.key, "ascending"), (room.time, "ascending")]).combine_chunks()
-    keys = table[room.key]
-    is_last = np.append(pc.not_equal(keys[:-1], keys[1:]).to_numpy(), True)
+    key = (room.key, *room.also)
+    order = [*((name, "ascending") for name in (*key, room.time)), *room.ties]
+    times = table[room.time]
+    if times.null_count:  # of rows from before the column was there: the oldest
+        times = pc.fill_null(times, 0)
+    by = table.set_column(table.column_names.index(room.time), room.time, times)
+    table = table.take(pc.sort_indices(by, sort_keys=order)).combine_chunks()
+    is_last = np.ones(table.num_rows, dtype=bool)
+    is_last[:-1] = False
+    for name in key:
+        is_last[:-1] |= pc.not_equal(table[name][:-1], table[name][1:]).to_numpy()
     if room.one_per_key:
         return table.filter(pa.array(is_last))
     times = table[room.time].cast(pa.int64()).to_numpy()

@@ -7,13 +7,16 @@ one in these views. Drafts are keyed by (case, model version, prompt version).
 from __future__ import annotations
 
 from collections import Counter
+from functools import reduce
+from operator import and_
 from typing import TypeVar
 
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord
 from sonoloop.platform.records import CaseRecord, DraftRecord, Record, ReviewRecord
-from sonoloop.platform.sorted_rooms import CASES, FRAMES, INSTANCES, stream
+from sonoloop.platform.sorted_rooms import CASES, DRAFTS, FRAMES, INSTANCES, stream
 from sonoloop.platform.workspace import Store
 
 R = TypeVar("R", bound=Record)
@@ -54,20 +57,21 @@ def count_rejections(workspace: Store) -> dict[str, int]:
 def read_drafts(
     workspace: Store, *, model_version: str | None = None, prompt_version: str | None = None
 ) -> list[DraftRecord]:
-    """Drafts and rejections of all runs, optionally of one model and prompt version.
+    """Drafts and rejections of all runs, ordered by case id, optionally of one model and prompt version.
 
-    A retried rejection is replaced by what the later run made of the case.
+    A later attempt at a case replaces the earlier ones. All of them at once: for a workspace of any size,
+    stream `sorted_rooms.DRAFTS`.
     """
-    table = workspace.read_tables(DraftRecord.ARROW, "drafts")
-    for column, wanted in (("model_version", model_version), ("prompt_version", prompt_version)):
-        if wanted is not None:
-            table = table.filter(pc.equal(table[column], wanted))
-    newest: dict[tuple[str, str, str], DraftRecord] = {}
-    for record in map(DraftRecord.from_row, table.to_pylist()):
-        key = (record.case_id, record.model_version, record.prompt_version)
-        if key not in newest or newest[key].status == "rejected":
-            newest[key] = record
-    return list(newest.values())
+    where = of_version(model_version, prompt_version)
+    tables = stream(workspace, DRAFTS, where=where)
+    return [DraftRecord.from_row(row) for table in tables for row in table.to_pylist()]
+
+
+def of_version(model_version: str | None, prompt_version: str | None) -> ds.Expression | None:
+    """The condition on drafts of a model and a prompt version; ``None`` where neither is named."""
+    wanted = {"model_version": model_version, "prompt_version": prompt_version}
+    conditions = [ds.field(name) == value for name, value in wanted.items() if value is not None]
+    return reduce(and_, conditions) if conditions else None
 
 
 def read_reviews(workspace: Store) -> list[ReviewRecord]:

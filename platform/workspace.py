@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,11 +25,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from botocore.config import Config as BotoConfig
-from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.platform.columns import with_added_columns
 from sonoloop.platform.errors import ConfigError, ConflictError, StorageError
+from sonoloop.platform.storage_errors import storage_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -221,6 +220,14 @@ class Store:
             finally:
                 partial.unlink(missing_ok=True)
 
+    def remove_folder(self, *parts: str) -> None:
+        """Remove everything below a folder; one that is not there is as good."""
+        selector = pafs.FileSelector(self.path(*parts), recursive=True, allow_not_found=True)
+        with storage_errors(self.uri):
+            found = self.fs.get_file_info(selector)
+            if found:
+                self.fs.delete_dir(self.path(*parts))
+
     def exists(self, *parts: str) -> bool:
         """Whether the object is there."""
         with storage_errors(self.uri):
@@ -245,7 +252,7 @@ class Store:
             StorageError: the store refuses, or a file is no Parquet file with these columns.
         """
         with storage_errors(self.uri):
-            tables = [self._read_table(schema, path) for path in self.table_paths(*parts)]
+            tables = [self.read_table(schema, path) for path in self.table_paths(*parts)]
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
     def table_paths(self, *parts: str) -> list[str]:
@@ -255,7 +262,13 @@ class Store:
             found = self.fs.get_file_info(selector)
         return sorted(f.path for f in found if f.is_file and f.path.endswith(".parquet"))
 
-    def _read_table(self, schema: pa.Schema, path: str) -> pa.Table:
+    def read_table(self, schema: pa.Schema, path: str) -> pa.Table:
+        """One Parquet file, of a path that `fs` understands, with the columns of ``schema``.
+
+        Raises:
+            FileNotFoundError: no such file.
+            StorageError: the store refuses, or the file is no Parquet file with these columns.
+        """
         try:
             table = pq.read_table(path, filesystem=self.fs, partitioning=None)
             return with_added_columns(table, schema).select(schema.names).cast(schema)
@@ -346,47 +359,3 @@ def store_of(uri: str, s3: S3Config) -> Store:
 
 
 _BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}")
-
-
-@contextmanager
-def storage_errors(where: str) -> Iterator[None]:
-    """Turn what boto3 and pyarrow raise into one clear `StorageError`; missing objects stay as they are."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (BotoCoreError, ClientError, OSError, pa.ArrowInvalid) as err:
-        raise _translated(err, where) from err
-
-
-_CHANGED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
-_CAUSES = (
-    (
-        # First: such a message quotes the whole address, in which any of the words below may occur.
-        r"Could not connect|EndpointConnection|ConnectionClosed|curlCode|NETWORK_CONNECTION|[Tt]imed? ?out",
-        "the S3 endpoint does not answer; check [s3] endpoint_url or AWS_ENDPOINT_URL, and that it is up",
-    ),
-    (r"NoSuchBucket|NO_SUCH_BUCKET", "no such bucket; create it or correct the address"),
-    (
-        r"InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|AccessDenied|"
-        r"ACCESS_DENIED|ExpiredToken|\(403\)|HTTP status 403",
-        "access refused; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do there",
-    ),
-    (
-        r"Unable to locate credentials|NoCredentials",
-        "no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    ),
-)
-
-
-def _translated(err: Exception, where: str) -> StorageError:
-    response: Any = getattr(err, "response", {})
-    code = str(response.get("Error", {}).get("Code", ""))
-    if code in _CHANGED:
-        return ConflictError(f"an object of {where} was changed by another writer; read it again and retry")
-    text = f"{type(err).__name__} {err}"
-    for words, message in _CAUSES:
-        if where.startswith("s3://") and re.search(words, text):
-            return StorageError(f"{where}: {message}")
-    reason = code or getattr(err, "strerror", None) or type(err).__name__
-    return StorageError(f"{where}: {reason}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from sonoloop.jobs.annotate import run_annotate
+from sonoloop.jobs.annotating.selection import Selection
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.demo.archive import read_truth
 from sonoloop.jobs.demo.ask import served_answer
@@ -64,7 +65,7 @@ def go_round(demo: Demo) -> DemoSummary:
         edits_before = _edits(demo, reviewed)
         champion = _learn(demo)
         unreviewed = frozenset(cases) - reviewed
-        _round_1(demo, champion, unreviewed, truth)
+        _round_1(demo, champion, truth)
         edits_after = _edits(demo, set(current_reviews(demo.workspace)) - reviewed)
         _ask(demo, cases[min(unreviewed & truth.keys())])
         fresh = {case_id: truth[case_id] for case_id in sorted(unreviewed & truth.keys())}
@@ -137,9 +138,9 @@ def _calibration(figures: CalibrationFigures | None) -> str:
     return f"{figures.ece_before:.3f} as decoded, {figures.ece_after:.3f} calibrated"
 
 
-def _round_1(demo: Demo, champion: str, unreviewed: frozenset[str], truth: Mapping[str, Described]) -> None:
+def _round_1(demo: Demo, champion: str, truth: Mapping[str, Described]) -> None:
     with demo.steps.step("annotate, round 1: the champion drafts the cases nobody has reviewed"):
-        drafted = run_annotate(demo.config, model=champion, case_ids=unreviewed)
+        drafted = run_annotate(demo.config, Selection(unreviewed=True), model=champion)
         demo.steps.say(f"{drafted.drafted} drafts, {drafted.cases_per_s:.1f} cases/s")
     with demo.steps.step(f"push and correct {demo.size.num_reviewed_again} cases of round 1"):
         run_push(demo.config, budget=demo.size.num_reviewed_again)

@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 
-from sonoloop.platform.workspace import Store, storage_errors
+from sonoloop.platform.storage_errors import storage_errors
+from sonoloop.platform.workspace import Store
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def config(tmp_path: Path, ray_cluster: str) -> Config:
     config = Config(
         workspace=str(tmp_path / "workspace"),
         archive=archive.root,
-        annotate={"batch_size": 4, "cases_per_block": 4},
+        annotate={"cases_per_unit": 4},
     )
     run_init(config)
     run_index(config)
@@ -77,10 +77,7 @@ def test_a_workspace_without_cases_says_what_to_do(config: Config, tmp_path: Pat
 
 
 def _command(config: Config, folder: Path) -> list[str]:
-    text = (
-        f'workspace = "{config.workspace}"\narchive = "{config.archive}"\n'
-        "[annotate]\nbatch_size = 4\ncases_per_block = 4\n"
-    )
+    text = f'workspace = "{config.workspace}"\narchive = "{config.archive}"\n[annotate]\ncases_per_unit = 4\n'
     (folder / "sonoloop.toml").write_text(text)
     program = [sys.executable, "-m", "sonoloop.jobs.cli", "annotate"]
     return [*program, "--config", str(folder / "sonoloop.toml"), "--json"]

@@ -105,8 +105,12 @@ def test_a_missing_configuration_is_one_message(sonoloop: Shell) -> None:
     ("more", "variable", "words"),
     [
         ("[index]\nkey_frame = 3", "", "unknown key 'index.key_frame'; did you mean 'key_frames'"),
-        ("[anotate]\nbatch_size = 3", "", "unknown key 'anotate'; did you mean 'annotate'"),
-        ("", "SONOLOOP__ANNOTATE__BATCHSIZE", "unknown key 'annotate.batchsize'; did you mean 'batch_size'"),
+        ("[anotate]\ncases_per_unit = 3", "", "unknown key 'anotate'; did you mean 'annotate'"),
+        (
+            "",
+            "SONOLOOP__ANNOTATE__CASESPERUNIT",
+            "unknown key 'annotate.casesperunit'; did you mean 'cases_per_unit'",
+        ),
         ("", "SONOLOOP__ARCHIVES", "unknown key 'archives'; did you mean 'archive'"),
         ("[index]\nkey_frames = 0", "", "index.key_frames"),
         ("[s3]\nendpoint_url = 'localhost:1'", "", "s3.endpoint_url"),

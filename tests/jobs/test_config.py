@@ -53,7 +53,7 @@ def test_no_secret_has_a_place_in_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("section", "values"),
     [
-        ("annotate", {"batch_size": 0}),
+        ("annotate", {"cases_per_unit": 0}),
         ("annotate", {"max_rejected_share": 1.5}),
         ("finetune", {"zero_stage": 4}),
         ("finetune", {"test_share": 0}),

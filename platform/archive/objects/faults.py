@@ -26,7 +26,7 @@ from botocore.exceptions import (
 )
 
 from sonoloop.platform.errors import Reason, RejectedError, StorageError
-from sonoloop.platform.workspace import storage_errors
+from sonoloop.platform.storage_errors import storage_errors
 
 T = TypeVar("T")
 

@@ -6,25 +6,28 @@ import io
 import pickle
 import struct
 import zlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
-from ray.data.block import BlockAccessor
 
-from sonoloop.jobs.drafting import Preparer
+from sonoloop.jobs.annotating.context import RunContext
+from sonoloop.jobs.annotating.preparing import Preparer
+from sonoloop.jobs.annotating.units import UNITS, UnitCase
+from sonoloop.jobs.config import AnnotateConfig
 from sonoloop.model import nano
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.processor import CaseInput, EchoVLMProcessor, PreparedCase, prepare
 from sonoloop.platform import registry
-from sonoloop.platform.errors import Reason
+from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.records import CaseImage, CaseRecord
 from sonoloop.platform.workspace import Store
 
-Row = dict[str, Any]
+Outcome = PreparedCase | RejectedError
 RAMP = np.tile(np.linspace(0, 255, 224).astype(np.uint8), (168, 1))
 
 
@@ -61,7 +64,11 @@ def version(workspace: Store) -> str:
 
 @pytest.fixture(scope="module")
 def preparer(workspace: Store, version: str) -> Preparer:
-    return Preparer(workspace, version, EngineConfig())
+    return Preparer(run_of(workspace, version, EngineConfig()))
+
+
+def run_of(workspace: Store, version: str, engine: EngineConfig) -> RunContext:
+    return RunContext(workspace, "run", version, "prompt", "hash", AnnotateConfig(engine=engine), None)
 
 
 def stored(workspace: Store, case_id: str, *files: bytes | None) -> CaseRecord:
@@ -82,18 +89,33 @@ def stored(workspace: Store, case_id: str, *files: bytes | None) -> CaseRecord:
     )
 
 
-def prepared(preparer: Preparer, *cases: CaseRecord) -> list[Row]:
-    """The stage's rows, given the batch as Ray Data gives it."""
-    batch = BlockAccessor.for_block(CaseRecord.table(list(cases))).to_numpy()
-    rows: list[Row] = preparer(batch).to_pylist()
-    assert [row["case_id"] for row in rows] == [case.case_id for case in cases]
-    assert all((row["prepared"] is None) != (row["rejection"] is None) for row in rows)
-    return rows
+def prepared(preparer: Preparer, *cases: CaseRecord) -> list[Outcome]:
+    """What the stage makes of one unit of these cases."""
+    return outcomes(preparer, [unit_case(case) for case in cases])
 
 
-def case_of(row: Row) -> PreparedCase:
-    case: PreparedCase = pickle.loads(row["prepared"])
-    return case
+def unit_case(case: CaseRecord) -> UnitCase:
+    keys = tuple(image.image_key for image in case.images)
+    return UnitCase(case.case_id, case.organ_hint, keys, case.inputs_hash, attempts=0)
+
+
+def outcomes(preparer: Preparer, cases: list[UnitCase]) -> list[Outcome]:
+    unit = {"unit": 7, "cases": [case.row() for case in cases]}
+    (row,) = preparer(pa.Table.from_pylist([unit], schema=UNITS)).to_pylist()
+    assert row["unit"] == 7
+    found: list[tuple[UnitCase, Outcome]] = pickle.loads(row["prepared"])
+    assert [case for case, _ in found] == cases
+    return [outcome for _, outcome in found]
+
+
+def case_of(outcome: Outcome) -> PreparedCase:
+    assert isinstance(outcome, PreparedCase)
+    return outcome
+
+
+def reason_of(outcome: Outcome) -> Reason:
+    assert isinstance(outcome, RejectedError)
+    return outcome.reason
 
 
 GOOD = saved(Image.fromarray(RAMP))
@@ -123,8 +145,8 @@ def test_bad_key_frames_become_rejections_and_leave_the_good_cases_alone(
     none = stored(workspace, "no frames")
     good = [stored(workspace, name, GOOD) for name in ("first", "last")]
     first, *rows, last = prepared(preparer, good[0], *cases, none, good[1])
-    found = {row["case_id"]: pickle.loads(row["rejection"])[0] for row in rows}
-    assert found == {name: reason for name, (_, reason) in BAD.items()} | {"no frames": Reason.NO_PIXELS}
+    found = [reason_of(row) for row in rows]
+    assert found == [*(reason for _, reason in BAD.values()), Reason.NO_PIXELS]
     assert np.array_equal(case_of(first).pixel_values, case_of(last).pixel_values)
     assert case_of(first).organ_hint == "liver"
     assert not caplog.records  # each was foreseen; none came through the broad catch
@@ -178,7 +200,8 @@ def test_of_sixty_key_frames_sixteen_are_fetched_and_the_case_knows_which(
 
 
 def test_the_engines_limits_reach_the_stage(workspace: Store, version: str) -> None:
-    small = Preparer(workspace, version, EngineConfig(max_images=2, max_pixels=56 * 56))
+    limits = EngineConfig(max_images=2, max_pixels=56 * 56)
+    small = Preparer(run_of(workspace, version, limits))
     (row,) = prepared(small, stored(workspace, "five", *[GOOD] * 5))
     assert case_of(row).image_indices == (0, 4)
     assert case_of(row).image_grid_thw.prod(axis=1).max() * 14 * 14 <= 56 * 56
@@ -187,13 +210,11 @@ def test_the_engines_limits_reach_the_stage(workspace: Store, version: str) -> N
 def test_what_nobody_foresaw_rejects_its_case_only(
     preparer: Preparer, workspace: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cases = [stored(workspace, name, GOOD) for name in ("before", "odd", "after")]
-    batch = BlockAccessor.for_block(CaseRecord.table(cases)).to_numpy()
-    batch["images"][1] = [{"image_key": 7}]  # a damaged row
-    before, odd, after = preparer(batch).to_pylist()
-    reason, detail, retryable = pickle.loads(odd["rejection"])
-    assert (reason, retryable) == (Reason.UNREADABLE, False)
-    assert "TypeError" in detail
-    assert before["prepared"] is not None
-    assert after["prepared"] is not None
+    before, odd, after = (unit_case(stored(workspace, name, GOOD)) for name in ("before", "odd", "after"))
+    damaged = replace(odd, image_keys=(None,))  # type: ignore[arg-type]
+    first, rejected, last = outcomes(preparer, [before, damaged, after])
+    assert isinstance(rejected, RejectedError)
+    assert (rejected.reason, rejected.retryable) == (Reason.UNREADABLE, False)
+    assert "TypeError" in rejected.detail
+    assert np.array_equal(case_of(first).pixel_values, case_of(last).pixel_values)
     assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -1,0 +1,105 @@
+"""The end of a run: prove that every case came out once, and put its many small files into few sorted ones.
+
+Works part by part of the run's input in Ray tasks, and may be interrupted and done again at any point: a
+part's sorted file is written before the small ones go, and rows that stand in both count once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from sonoloop.jobs.annotating.units import InputParts, case_ids_of
+from sonoloop.platform.errors import CountError
+from sonoloop.platform.sorted_rooms import DRAFTS, KeyRange, SortedFile, files_of, newest
+from sonoloop.platform.workspace import Store
+
+PARTS_AT_ONCE = 4
+
+
+@dataclass
+class RunCounts:
+    """What a run made: ``cases = drafted + rejected``."""
+
+    cases: int = 0
+    drafted: int = 0
+    rejected: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    num_tokens: int = 0
+
+    def add(self, other: RunCounts) -> None:
+        """Count what another counted, too."""
+        self.cases += other.cases
+        self.drafted += other.drafted
+        self.rejected += other.rejected
+        self.reasons.update(other.reasons)
+        self.num_tokens += other.num_tokens
+
+
+def close_run(workspace: Store, run_id: str) -> RunCounts:
+    """Verify and compact ``drafts/<run_id>/``; afterwards the run's checkpoint is gone.
+
+    Raises:
+        CountError: rows out differ from cases in.
+        StorageError: the store refuses.
+    """
+    counts = RunCounts()
+    files = files_of(workspace, DRAFTS, run_id)
+    for part in _closed_parts(workspace, run_id, files):
+        counts.add(part)
+    written = {workspace.path("drafts", run_id, _sorted_name(file)) for file in _parts(workspace, run_id)}
+    for file in files:
+        if file.path not in written:
+            workspace.fs.delete_file(file.path)
+    workspace.remove_folder("runs", run_id, "checkpoint")
+    return counts
+
+
+def _parts(workspace: Store, run_id: str) -> tuple[SortedFile, ...]:
+    return InputParts(workspace, run_id).files
+
+
+def _closed_parts(workspace: Store, run_id: str, files: tuple[SortedFile, ...]) -> Iterator[RunCounts]:
+    close = ray.remote(num_cpus=1)(_close_part)
+    shared = ray.put(files)
+    waiting = [(workspace, run_id, part) for part in _parts(workspace, run_id)]
+    under_way: list[ray.ObjectRef[RunCounts]] = []
+    while waiting or under_way:
+        while waiting and len(under_way) < PARTS_AT_ONCE:
+            under_way.append(close.remote(*waiting.pop(), shared))
+        (done,), under_way = ray.wait(under_way, num_returns=1)
+        yield ray.get(done)
+
+
+def _close_part(workspace: Store, run_id: str, part: SortedFile, files: tuple[SortedFile, ...]) -> RunCounts:
+    """Count a part's rows against its cases, and write them as one sorted file."""
+    expected = case_ids_of(InputParts(workspace, run_id).read(part))
+    reach = KeyRange(part.first, part.last + "\0")
+    rows = newest(workspace, DRAFTS, files, reach)
+    if not rows["case_id"].equals(expected):
+        raise CountError(
+            f"run {run_id}: {len(expected)} cases in, {len(pc.unique(rows['case_id']))} different cases in "
+            f"{rows.num_rows} rows out; run the same command again"
+        )
+    workspace.write_table(rows, "drafts", run_id, _sorted_name(part))
+    return _counted(rows)
+
+
+def _counted(rows: pa.Table) -> RunCounts:
+    rejected = rows.filter(pc.equal(rows["status"], "rejected"))
+    return RunCounts(
+        cases=rows.num_rows,
+        drafted=rows.num_rows - rejected.num_rows,
+        rejected=rejected.num_rows,
+        reasons=Counter(rejected["reason"].to_pylist()),
+        num_tokens=pc.sum(rows["num_tokens"]).as_py() or 0,
+    )
+
+
+def _sorted_name(part: SortedFile) -> str:
+    return "sorted-" + part.path.rpartition("/part-")[2]

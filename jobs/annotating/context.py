@@ -1,0 +1,32 @@
+"""What every stage of a run knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sonoloop.jobs.config import AnnotateConfig
+from sonoloop.platform.workspace import Store
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A run of annotate, as it travels to its workers.
+
+    Attributes:
+        workspace: Where everything lies.
+        run_id: The run.
+        model_version: What drafts.
+        prompt_version: What it is asked.
+        config_hash: Of the settings that shape a draft.
+        config: All settings.
+        counter: Handle of the actor that the workers report to.
+    """
+
+    workspace: Store
+    run_id: str
+    model_version: str
+    prompt_version: str
+    config_hash: str
+    config: AnnotateConfig
+    counter: Any

@@ -1,0 +1,92 @@
+"""The model stage: weights load once per actor; every case of a unit leaves as a draft or a rejection."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from sonoloop.jobs.annotating.context import RunContext
+from sonoloop.jobs.annotating.units import UnitCase
+from sonoloop.model.engine import Draft
+from sonoloop.model.open_engine import open_engine
+from sonoloop.model.processor import PreparedCase
+from sonoloop.platform import registry
+from sonoloop.platform.errors import RejectedError
+from sonoloop.platform.lexicon import entities_json
+from sonoloop.platform.records import DraftRecord
+
+
+class Drafter:
+    """Drafts units.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        self._engine = open_engine(registry.fetch(run.workspace, run.model_version), run.config.engine)
+
+    def __call__(self, batch: pa.Table) -> Iterable[pa.Table]:
+        """Prepared units in, one `DraftRecord` row per case out, a table for each unit."""
+        for row in batch.to_pylist():
+            records = self._unit(row["unit"], pickle.loads(row["prepared"]))
+            rejected = sum(record.status == "rejected" for record in records)
+            self._run.counter.add.remote(len(records), rejected)
+            yield DraftRecord.table(records)
+
+    def _unit(
+        self, unit: int, pairs: list[tuple[UnitCase, PreparedCase | RejectedError]]
+    ) -> list[DraftRecord]:
+        prepared = [case for _, case in pairs if isinstance(case, PreparedCase)]
+        results = iter(self._engine.draft(prepared))
+        records = []
+        for case, outcome in pairs:
+            if isinstance(outcome, RejectedError):
+                records.append(self._rejection(unit, case, outcome, "prepare"))
+                continue
+            result = next(results)
+            if isinstance(result, RejectedError):
+                records.append(self._rejection(unit, case, result, "draft"))
+            else:
+                records.append(self._draft(unit, case, result))
+        return records
+
+    def _rejection(self, unit: int, case: UnitCase, error: RejectedError, stage: str) -> DraftRecord:
+        return DraftRecord(
+            status="rejected",
+            stage=stage,
+            reason=error.reason,
+            detail=error.detail,
+            retryable=error.retryable,
+            **self._stamp(unit, case),
+        )
+
+    def _draft(self, unit: int, case: UnitCase, result: Draft) -> DraftRecord:
+        return DraftRecord(
+            status="draft",
+            findings=result.findings,
+            impression=result.impression,
+            entities=entities_json(result.entities),
+            boxes=tuple(result.boxes),
+            confidence=result.confidence,
+            value_probabilities=dict(result.value_probabilities),
+            report_score=result.report_score,
+            num_tokens=result.num_tokens,
+            **self._stamp(unit, case),
+        )
+
+    def _stamp(self, unit: int, case: UnitCase) -> dict[str, Any]:
+        return {
+            "case_id": case.case_id,
+            "run_id": self._run.run_id,
+            "model_version": self._run.model_version,
+            "prompt_version": self._run.prompt_version,
+            "config_hash": self._run.config_hash,
+            "attempts": case.attempts + 1,
+            "inputs_hash": case.inputs_hash,
+            "unit": unit,
+        }

@@ -1,0 +1,57 @@
+"""What boto3 and pyarrow raise, as errors that say what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+from botocore.exceptions import BotoCoreError, ClientError
+
+from sonoloop.platform.errors import ConflictError, StorageError
+
+
+@contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Turn what boto3 and pyarrow raise into one clear `StorageError`; missing objects stay as they are."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (BotoCoreError, ClientError, OSError, pa.ArrowInvalid) as err:
+        raise _translated(err, where) from err
+
+
+_CHANGED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_CAUSES = (
+    (
+        # First: such a message quotes the whole address, in which any of the words below may occur.
+        r"Could not connect|EndpointConnection|ConnectionClosed|curlCode|NETWORK_CONNECTION|[Tt]imed? ?out",
+        "the S3 endpoint does not answer; check [s3] endpoint_url or AWS_ENDPOINT_URL, and that it is up",
+    ),
+    (r"NoSuchBucket|NO_SUCH_BUCKET", "no such bucket; create it or correct the address"),
+    (
+        r"InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|AccessDenied|"
+        r"ACCESS_DENIED|ExpiredToken|\(403\)|HTTP status 403",
+        "access refused; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do there",
+    ),
+    (
+        r"Unable to locate credentials|NoCredentials",
+        "no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+)
+
+
+def _translated(err: Exception, where: str) -> StorageError:
+    response: Any = getattr(err, "response", {})
+    code = str(response.get("Error", {}).get("Code", ""))
+    if code in _CHANGED:
+        return ConflictError(f"an object of {where} was changed by another writer; read it again and retry")
+    text = f"{type(err).__name__} {err}"
+    for words, message in _CAUSES:
+        if where.startswith("s3://") and re.search(words, text):
+            return StorageError(f"{where}: {message}")
+    reason = code or getattr(err, "strerror", None) or type(err).__name__
+    return StorageError(f"{where}: {reason}")
