@@ -18,7 +18,7 @@ from sonoloop.jobs.snapshot import SnapshotRow, read_snapshot
 from sonoloop.model.calibration import CalibrationFigures
 from sonoloop.model.metrics import Described, Scores, num_edits, score
 from sonoloop.platform import registry
-from sonoloop.platform.errors import NothingToDoError
+from sonoloop.platform.errors import ConflictError, NothingToDoError
 from sonoloop.platform.records import DraftRecord, ReviewRecord
 from sonoloop.platform.tables import read_drafts
 from sonoloop.platform.workspace import Store
@@ -121,7 +121,11 @@ def described_draft(draft: DraftRecord | None) -> Described | None:
 def _evaluated(
     config: Config, workspace: Store, version: str, snapshot: str, rows: list[SnapshotRow]
 ) -> Evaluation:
-    run_annotate(config, Selection(case_ids=frozenset(row.case_id for row in rows)), model=version)
+    drafted = run_annotate(config, Selection(case_ids=frozenset(row.case_id for row in rows)), model=version)
+    if drafted.held:
+        raise ConflictError(
+            f"{drafted.held} of the held-out cases are being drafted by another run; evaluate when it ends"
+        )
     prompt_version = config.annotate.prompt_version
     found = read_drafts(workspace, model_version=version, prompt_version=prompt_version)
     by_case = {draft.case_id: draft for draft in found}

@@ -15,7 +15,7 @@ from rich.table import Table
 ConfigOption = Annotated[str, typer.Option("--config", "-c", help="TOML file: a path or an s3:// URI.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
-progress = Console(stderr=True, highlight=False)
+progress = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def show(summary: BaseModel, *, title: str, as_json: bool) -> None:

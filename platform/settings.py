@@ -55,17 +55,31 @@ def read_settings(model: type[M], source: str) -> M:
         ConfigError: no such file, or its content cannot be used.
         StorageError: S3 refuses or does not answer.
     """
+    text = read_text(source, "no configuration at {}; examples/sonoloop.toml shows one")
+    return parse_settings(model, text, os.environ, source=source)
+
+
+def read_text(source: str, missing: str, s3: S3Config | None = None) -> str:
+    """A text file that a person named: a path or an ``s3://`` URI.
+
+    Args:
+        source: What was named.
+        missing: What to say where there is no such file; ``{}`` is its name.
+        s3: How to reach S3.
+
+    Raises:
+        ConfigError: no such file, or it is no text.
+        StorageError: S3 refuses or does not answer.
+    """
     try:
         if source.startswith("s3://"):
             folder, _, name = source.rpartition("/")
-            text = store_of(folder, S3Config()).read_bytes(name).decode()
-        else:
-            text = Path(source).read_text()
+            return store_of(folder, s3 or S3Config()).read_bytes(name).decode()
+        return Path(source).read_text()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as err:
-        raise ConfigError(f"no configuration at {source}; examples/sonoloop.toml shows one") from err
+        raise ConfigError(missing.format(source)) from err
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{source} cannot be read as text ({type(err).__name__})") from err
-    return parse_settings(model, text, os.environ, source=source)
 
 
 def settings_hash(settings: BaseModel) -> str:

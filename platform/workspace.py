@@ -220,6 +220,11 @@ class Store:
             finally:
                 partial.unlink(missing_ok=True)
 
+    def remove(self, *parts: str) -> None:
+        """Remove one object."""
+        with storage_errors(self.uri):
+            self.fs.delete_file(self.path(*parts))
+
     def remove_folder(self, *parts: str) -> None:
         """Remove everything below a folder; one that is not there is as good."""
         selector = pafs.FileSelector(self.path(*parts), recursive=True, allow_not_found=True)

@@ -11,18 +11,20 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sonoloop.jobs.annotating.units import InputParts, UnitCase
+from sonoloop.platform.errors import ConfigError, Reason
 from sonoloop.platform.lexicon import Organ
 from sonoloop.platform.records import content_id
+from sonoloop.platform.settings import read_text
 from sonoloop.platform.sorted_rooms import CASES, DRAFTS, KeyRange, RoomReader, ranges_of
 from sonoloop.platform.tables import current_reviews, of_version
-from sonoloop.platform.workspace import Store
+from sonoloop.platform.workspace import S3Config, Store
 
 _CASE_COLUMNS = ("organ_hint", "images", "inputs_hash", "withdrawn")
 _DRAFT_COLUMNS = ("status", "reason", "inputs_hash")
@@ -38,10 +40,33 @@ class Selection(BaseModel):
     case_ids: frozenset[str] | None = Field(default=None, description="only these")
     unreviewed: bool = Field(default=False, description="only cases that nobody has reviewed")
     retry_rejected: bool = Field(default=False, description="only cases whose last attempt was rejected")
-    reasons: tuple[str, ...] = Field(default=(), description="of those, only with one of these reasons")
+    reasons: tuple[Reason, ...] = Field(default=(), description="of those, only with one of these reasons")
     sample: int | None = Field(default=None, ge=1, description="so many of them, drawn by seed")
     seed: int = Field(default=0, description="of the draw")
     limit: int | None = Field(default=None, ge=1, description="at most so many, in the order of their ids")
+
+    @model_validator(mode="after")
+    def _reasons_are_of_rejections(self) -> Self:
+        if self.reasons and not self.retry_rejected:
+            raise ValueError("--reason narrows --retry-rejected; give both")
+        return self
+
+    @classmethod
+    def of_options(cls, **options: Any) -> Self:
+        """From what a person typed.
+
+        Raises:
+            ConfigError: an option has an impossible value.
+        """
+        try:
+            return cls(**options)
+        except ValidationError as err:
+            raise ConfigError("; ".join(map(_complaint, err.errors()))) from err
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether one run is all that was asked for, whatever comes meanwhile."""
+        return bool(self.limit or self.sample or self.retry_rejected)
 
     @property
     def key(self) -> str:
@@ -49,6 +74,25 @@ class Selection(BaseModel):
         values = self.model_dump(mode="json", exclude={"case_ids"})
         case_ids = sorted(self.case_ids) if self.case_ids is not None else []
         return content_id(repr(sorted(values.items())), str(self.case_ids is None), *case_ids, length=12)
+
+
+def _complaint(item: Any) -> str:
+    option = "".join(f"--{str(part).removesuffix('s').replace('_', '-')}: " for part in item["loc"][:1])
+    return f"{option}{item['msg'].removeprefix('Value error, ')}"
+
+
+def read_case_list(source: str, s3: S3Config) -> frozenset[str]:
+    """The case ids of a file, one per line; blank lines do not count.
+
+    Raises:
+        ConfigError: no such file, or it names no case.
+        StorageError: S3 refuses or does not answer.
+    """
+    text = read_text(source, "no case list at {}; it holds one case id per line", s3)
+    case_ids = frozenset(filter(None, map(str.strip, text.splitlines())))
+    if not case_ids:
+        raise ConfigError(f"the case list {source} is empty; it holds one case id per line")
+    return case_ids
 
 
 EVERYTHING = Selection()

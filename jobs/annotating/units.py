@@ -15,7 +15,7 @@ the other rows of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Self, TypeVar
@@ -137,3 +137,29 @@ class InputParts:
         leaves = {group.column(index).path_in_schema: index for index in range(group.num_columns)}
         column = group.column(leaves["cases.list.element.case_id"])
         return SortedFile(path, column.statistics.min, column.statistics.max, column.num_values)
+
+
+def drop_attempted(workspace: Store, file: SortedFile, part: pa.Table, attempts: Mapping[str, int]) -> int:
+    """Write a part of the input anew without cases that were tried again since; returns how many went.
+
+    Units keep their numbers; one without cases is left out, and so is a part without units.
+
+    Args:
+        workspace: Where the run is.
+        file: The part.
+        part: Its rows.
+        attempts: Case id -> tries by now; a case with more than when the run was planned goes.
+    """
+    rows = part.to_pylist()
+    kept = [
+        {**row, "cases": [c for c in row["cases"] if attempts.get(c["case_id"], 0) <= c["attempts"]]}
+        for row in rows
+    ]
+    num_gone = sum(len(row["cases"]) for row in rows) - sum(len(row["cases"]) for row in kept)
+    alive = [row for row in kept if row["cases"]]
+    place = ("runs", *file.path.split("/")[-3:])
+    if num_gone and alive:
+        workspace.write_table(pa.Table.from_pylist(alive, schema=UNITS), *place)
+    elif num_gone:
+        workspace.remove(*place)
+    return num_gone
