@@ -44,6 +44,7 @@ from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.generation import Backend, Prompt, Request
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
 from sonoloop.model.packed import can_pack, pack_for_inference
+from sonoloop.model.patches import Patches
 from sonoloop.model.runner import ModelRunner
 from sonoloop.model.scheduler import Limits, Scheduler
 from sonoloop.platform.errors import RejectedError
@@ -78,7 +79,7 @@ def padded_batches(
             "input_ids": ids_BT,
             "attention_mask": mask_BT,
             "mm_token_type_ids": (ids_BT == IMAGE).long(),
-            "pixel_values": torch.from_numpy(np.concatenate([r.prompt.pixel_values for r in group])),
+            "pixel_values": Patches.joined([r.prompt.patches for r in group]).normalised(),
             "image_grid_thw": torch.from_numpy(np.concatenate([r.prompt.image_grid_thw for r in group])),
         }
         on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}

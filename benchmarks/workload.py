@@ -8,7 +8,7 @@ import torch
 from sonoloop.model.configuration import EchoVLMConfig
 from sonoloop.model.generation import Prompt, Request, Turn
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
-from sonoloop.model.processor import PATCH_DIM
+from sonoloop.model.patches import PATCH_DIM, Patches
 
 PAD, IMAGE, VISION_START, VISION_END, FIRST_WORD = 0, 1, 2, 3, 8
 SIZES: dict[str, dict[str, int]] = {
@@ -93,5 +93,7 @@ def draw_requests(num: int, image_px: int, vocab: int, seed: int) -> list[Reques
         image = [VISION_START, *[IMAGE] * (side * side // 4), VISION_END]
         words = rng.integers(FIRST_WORD, vocab, int(rng.integers(20, 121))).tolist()
         patches = rng.normal(size=(num_images * side * side, PATCH_DIM)).astype(np.float32)
-        requests.append(Request(Prompt(image * num_images + words, patches, grids), (Turn(num_new),)))
+        requests.append(
+            Request(Prompt(image * num_images + words, Patches(patches), grids), (Turn(num_new),))
+        )
     return requests

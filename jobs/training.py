@@ -25,7 +25,8 @@ from sonoloop.model.chosen import boxes_among_chosen, choose_images
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.expert_usage import ExpertUsage, expert_usage
 from sonoloop.model.frames import decode_frame
-from sonoloop.model.processor import CaseInput, EchoVLMProcessor, prepare
+from sonoloop.model.prepared import CaseInput, prepare
+from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.supervised import SupervisedExample, Target, collate, supervised_example
 from sonoloop.platform import registry
 from sonoloop.platform.records import CaseRecord

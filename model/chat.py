@@ -15,7 +15,9 @@ from tokenizers.decoders import DecodeStream
 from sonoloop.model.decoding import answer_text
 from sonoloop.model.frames import Pixels
 from sonoloop.model.generation import Backend, Prompt, Request, TurnAnswer
-from sonoloop.model.processor import PATCH_DIM, CaseInput, EchoVLMProcessor, prepare
+from sonoloop.model.patches import NO_PATCHES
+from sonoloop.model.prepared import CaseInput, prepare
+from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.prompts import Content, Message, Role
 
 
@@ -61,9 +63,9 @@ def chat_prompt(processor: EchoVLMProcessor, messages: Sequence[ChatMessage]) ->
         turns.append({"role": turn["role"], "content": [_part(part, pictures) for part in turn["content"]]})
     if pictures:
         prepared = prepare(processor, CaseInput("chat", tuple(pictures)), max_images=len(pictures))
-        patches, grids = prepared.pixel_values, prepared.image_grid_thw
+        patches, grids = prepared.patches, prepared.image_grid_thw
     else:
-        patches, grids = np.zeros((0, PATCH_DIM), np.float32), np.zeros((0, 3), np.int64)
+        patches, grids = NO_PATCHES, np.zeros((0, 3), np.int64)
     return Prompt(processor.token_ids(turns, grids), patches, grids)
 
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-import numpy as np
-
 from sonoloop.model.chat import ChatMessage, ChatResult, chat_prompt, stream_answer
 from sonoloop.model.checkpoint import load_model
 from sonoloop.model.chosen import boxes_in_case
@@ -30,7 +28,8 @@ from sonoloop.model.generation import (
     geometric_mean,
 )
 from sonoloop.model.packed import can_pack, pack_for_inference
-from sonoloop.model.processor import PATCH_DIM, EchoVLMProcessor, PreparedCase
+from sonoloop.model.prepared import PreparedCase
+from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.prompts import parse_report, report_turns
 from sonoloop.model.structured import RowSpec
 from sonoloop.model.supervised import between_answers
@@ -165,7 +164,7 @@ class DraftingEngine(Generic[B]):
             text_ids=tuple(self.processor.tokenizer(between, add_special_tokens=False)["input_ids"]),
             constraint=row,
         )
-        return Request(Prompt(token_ids, case.pixel_values, case.image_grid_thw), (report, entities))
+        return Request(Prompt(token_ids, case.patches, case.image_grid_thw), (report, entities))
 
     def _check_length(self, num_tokens: int) -> None:
         if num_tokens > self.config.max_prompt_tokens:
@@ -242,9 +241,9 @@ def _check_patches(case: PreparedCase) -> None:
     if len(case.image_grid_thw) == 0:
         raise RejectedError(Reason.NO_PIXELS, "expected at least one image, got none")
     num_patches = int(case.image_grid_thw.prod(axis=1).sum())
-    if case.pixel_values.shape != (num_patches, PATCH_DIM) or not np.isfinite(case.pixel_values).all():
+    if not case.patches.are(num_patches):
         raise RejectedError(
-            Reason.NOT_AN_IMAGE, f"expected {num_patches} finite patches, got {case.pixel_values.shape}"
+            Reason.NOT_AN_IMAGE, f"expected {num_patches} finite patches, got {case.patches.values.shape}"
         )
 
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from sonoloop.model.processor import Grids, Patches
+from sonoloop.model.patches import Grids, Patches
 from sonoloop.model.structured import RowSpec
 from sonoloop.platform.errors import Reason, RejectedError
 
@@ -24,12 +24,12 @@ class Prompt:
 
     Attributes:
         token_ids: The conversation up to the first open answer.
-        pixel_values: ``(P, 1176)`` float32; P is 0 without images.
+        patches: Of all images; none without images.
         image_grid_thw: ``(N, 3)`` int64.
     """
 
     token_ids: list[int]
-    pixel_values: Patches
+    patches: Patches
     image_grid_thw: Grids
 
 

@@ -1,44 +1,28 @@
-"""From a case's images to what the vision tower reads, and from a conversation to token ids.
+"""From a conversation to token ids; with a `PatchCutter` for its images, everything that a folder prescribes.
 
-`prepare` is the costly part (resize, normalise, cut into patches) and belongs on CPU stages; a `PreparedCase`
-is plain numpy and cheap to pickle. transformers' own ``Qwen2VLProcessor`` cannot be built without torchvision
-(seen in 5.16 to 5.23), hence our subclass over the image processor that works on PIL.
+transformers' own ``Qwen2VLProcessor`` cannot be built without torchvision (seen in 5.16 to 5.23), hence our
+subclass over the image processor that works on PIL. That one serves those who call the processor as
+transformers does, and writes the folder's file; cases are cut by `sonoloop.model.patches`, to the same bits.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
-from sonoloop.model.chosen import MAX_IMAGES, choose_images
-from sonoloop.model.frames import Pixels, as_rgb
+from sonoloop.model.frames import Pixels
+from sonoloop.model.patches import MERGE, Grids, PatchCutter, Patches
 from sonoloop.model.prompts import Conversation
-from sonoloop.platform.errors import CheckpointError, Reason, RejectedError
-from sonoloop.platform.lexicon import Organ
-
-logger = logging.getLogger(__name__)
-
-Patches: TypeAlias = npt.NDArray[np.float32]
-Grids: TypeAlias = npt.NDArray[np.int64]
+from sonoloop.platform.errors import CheckpointError
 
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
 END_OF_TURN = "<|im_end|>"
-PATCH_DIM = 1176
-"""3 channels x 2 (the still frame is doubled in time) x 14 x 14 pixels."""
-DEFAULT_MIN_PIXELS = 56 * 56
-DEFAULT_MAX_PIXELS = 392 * 392
-"""EchoVLM's training resolution: 196 visual tokens for a square image."""
-STOCK_MAX_PIXELS = (16_384 * 28 * 28, 1_280 * 28 * 28)
-"""Upper limits of Qwen2-VL's own folders and of its image processor; copied along, they state nothing."""
 
 # The published Qwen2-VL chat template, for folders that carry none.
 CHAT_TEMPLATE = (
@@ -60,47 +44,6 @@ CHAT_TEMPLATE = (
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class CaseInput:
-    """Images of one case, in reading order.
-
-    Attributes:
-        case_id: The case.
-        images: uint8 or uint16, ``(H, W)`` or ``(H, W, C)``.
-        organ_hint: The organ where it is known beforehand.
-        image_indices: Which of the case's images these are, from 0; all of them, in order, where empty.
-    """
-
-    case_id: str
-    images: tuple[Pixels, ...]
-    organ_hint: Organ | None = None
-    image_indices: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class PreparedCase:
-    """A case as the model reads it.
-
-    Attributes:
-        case_id: The case.
-        organ_hint: The organ where it is known beforehand.
-        pixel_values: ``(P, 1176)`` float32, normalised patches of all images, P = sum of t * h * w.
-        image_grid_thw: ``(N, 3)`` int64, patches of each image in time, height and width.
-        image_indices: Which of the case's images these are, from 0; all of them, in order, where not given.
-            `sonoloop.model.chosen` maps boxes.
-    """
-
-    case_id: str
-    organ_hint: Organ | None
-    pixel_values: Patches
-    image_grid_thw: Grids
-    image_indices: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.image_indices:
-            object.__setattr__(self, "image_indices", tuple(range(len(self.image_grid_thw))))
 
 
 class _ProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[misc,call-arg]  # transformers ships no types
@@ -129,6 +72,8 @@ class EchoVLMProcessor(ProcessorMixin):  # type: ignore[misc]
             raise CheckpointError(f"expected a Qwen2-VL tokenizer; it lacks {', '.join(missing)}")
         self.image_token_id, self.video_token_id = known[IMAGE_TOKEN], known[VIDEO_TOKEN]
         self.end_of_turn_id: int = known[END_OF_TURN]
+        fewest, most = (image_processor.size[edge] for edge in ("shortest_edge", "longest_edge"))
+        self.cutter = PatchCutter.from_config(image_processor.to_dict(), max_pixels=most, min_pixels=fewest)
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
     @classmethod
@@ -149,11 +94,11 @@ class EchoVLMProcessor(ProcessorMixin):  # type: ignore[misc]
         Raises:
             CheckpointError: a file is missing or cannot be read.
         """
-        for name in ("tokenizer.json", "preprocessor_config.json"):
-            if not (folder / name).is_file():
-                raise CheckpointError(
-                    f"expected {name} in the model folder; copy it from the published model"
-                )
+        if not (folder / "tokenizer.json").is_file():
+            raise CheckpointError(
+                "expected tokenizer.json in the model folder; copy it from the published model"
+            )
+        cutter = PatchCutter.from_folder(folder, max_pixels=max_pixels, min_pixels=min_pixels)
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
             image_processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
@@ -162,7 +107,7 @@ class EchoVLMProcessor(ProcessorMixin):  # type: ignore[misc]
                 f"tokenizer or preprocessor_config.json of {folder.name} cannot be read "
                 f"({type(err).__name__}); copy them from the published model"
             ) from err
-        image_processor.size = _pixel_budget(image_processor.size, min_pixels, max_pixels)
+        image_processor.size = {"shortest_edge": cutter.min_pixels, "longest_edge": cutter.max_pixels}
         template_file = folder / "chat_template.jinja"
         template = template_file.read_text() if template_file.is_file() else tokenizer.chat_template
         return cls(image_processor, tokenizer, chat_template=template)
@@ -173,13 +118,17 @@ class EchoVLMProcessor(ProcessorMixin):  # type: ignore[misc]
         self.image_processor.save_pretrained(folder)
         (folder / "chat_template.jinja").write_text(self.chat_template)
 
+    def cut(self, image: Pixels) -> tuple[Patches, Grids]:
+        """As `PatchCutter.cut`."""
+        return self.cutter.cut(image)
+
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_kwargs: Any) -> str:
         """The placeholder once per merged patch of this image."""
         return IMAGE_TOKEN * self.num_image_tokens(image_inputs["image_grid_thw"][image_idx])
 
     def num_image_tokens(self, grid_thw: Grids) -> int:
         """Tokens that an image of this patch grid takes in the text model."""
-        return int(np.prod(grid_thw)) // int(self.image_processor.merge_size) ** 2
+        return int(np.prod(grid_thw)) // MERGE**2
 
     def render(self, conversation: Conversation, *, open_answer: bool) -> str:
         """The chat template's text; each image is one placeholder.
@@ -208,54 +157,3 @@ class EchoVLMProcessor(ProcessorMixin):  # type: ignore[misc]
         text = self.expand(self.render(conversation, open_answer=True), image_grid_thw)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
-
-
-def _pixel_budget(stated: Any, min_pixels: int | None, max_pixels: int | None) -> dict[str, int]:
-    """The image processor's ``size``: fewest and most pixels, under the names that Qwen2-VL gives them."""
-    size: dict[str, int | None] = dict(stated)
-    most, fewest = size.get("longest_edge"), size.get("shortest_edge")
-    if max_pixels is None and (most is None or most in STOCK_MAX_PIXELS):
-        logger.info("the folder states no pixel budget of its own; taking %d per image", DEFAULT_MAX_PIXELS)
-        most = DEFAULT_MAX_PIXELS
-    budget = max_pixels or most or DEFAULT_MAX_PIXELS
-    return {
-        "shortest_edge": min(min_pixels or fewest or DEFAULT_MIN_PIXELS, budget),
-        "longest_edge": budget,
-    }
-
-
-def prepare(
-    processor: EchoVLMProcessor, case: CaseInput, *, max_images: int | None = MAX_IMAGES
-) -> PreparedCase:
-    """Resize, normalise and cut a case's images into patches. Runs on CPU, 5-150 ms per image.
-
-    Args:
-        processor: Of the model that will read the case.
-        case: Its images.
-        max_images: Of more images, so many are chosen: evenly spaced, the first and the last among them.
-            ``None`` takes all.
-
-    Raises:
-        RejectedError: the case has no image, or one is not an image or of an absurd size.
-    """
-    if not case.images:
-        raise RejectedError(Reason.NO_PIXELS, "expected at least one image, got none")
-    chosen = choose_images(len(case.images), max_images)
-    parts = [_patches(processor, case.images[index]) for index in chosen]
-    known = case.image_indices or tuple(range(len(case.images)))
-    return PreparedCase(
-        case_id=case.case_id,
-        organ_hint=case.organ_hint,
-        pixel_values=np.concatenate([patches for patches, _ in parts]),
-        image_grid_thw=np.concatenate([grid for _, grid in parts]),
-        image_indices=tuple(known[index] for index in chosen),
-    )
-
-
-def _patches(processor: EchoVLMProcessor, image: Pixels) -> tuple[Patches, Grids]:
-    """One image at a time: only its patches outlive the next one's pixels."""
-    features = processor.image_processor(
-        images=[as_rgb(image)], return_tensors="np", input_data_format="channels_last"
-    )
-    patches = np.ascontiguousarray(features["pixel_values"], dtype=np.float32)
-    return patches, np.asarray(features["image_grid_thw"], dtype=np.int64)

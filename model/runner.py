@@ -18,7 +18,7 @@ from torch import Tensor
 from sonoloop.model.generation import Prompt
 from sonoloop.model.kv_arena import KVArena, StepPlan, use_arena_attention
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
-from sonoloop.model.processor import Grids, Patches
+from sonoloop.model.patches import Grids, Patches
 
 _NUM_CACHED_IMAGES = 64
 
@@ -109,14 +109,14 @@ class ModelRunner:
     def _image_features(self, prompt: Prompt) -> Tensor:
         """Features of a prompt's images in order, ``(image tokens, D)``; each distinct image once."""
         counts = np.asarray(prompt.image_grid_thw).prod(axis=1)
-        patches = np.split(prompt.pixel_values, np.cumsum(counts)[:-1])
+        patches = prompt.patches.split(prompt.image_grid_thw)
         keys = [_image_key(p, grid) for p, grid in zip(patches, prompt.image_grid_thw, strict=True)]
         found = {key: self._features[key] for key in keys if key in self._features}
         missing = {key: index for index, key in enumerate(keys) if key not in found}
         for group in _groups(list(missing.items()), counts, self._max_patches):
             indices = [index for _, index in group]
             computed = self._encode(
-                np.concatenate([patches[i] for i in indices]), prompt.image_grid_thw[indices]
+                Patches.joined([patches[i] for i in indices]), prompt.image_grid_thw[indices]
             )
             found |= dict(zip((key for key, _ in group), computed, strict=True))
         self._remember(found)
@@ -125,7 +125,7 @@ class ModelRunner:
     def _encode(self, patches: Patches, grids: Grids) -> Sequence[Tensor]:
         device = self.model.device
         features = self.model.model.get_image_features(
-            torch.from_numpy(np.ascontiguousarray(patches)).to(device), torch.from_numpy(grids).to(device)
+            patches.normalised(device), torch.from_numpy(grids).to(device)
         )
         pooled: Sequence[Tensor] = features.pooler_output
         return pooled
@@ -139,7 +139,8 @@ class ModelRunner:
 
 
 def _image_key(patches: Patches, grid: Grids) -> bytes:
-    digest = hashlib.blake2b(np.ascontiguousarray(patches).data, digest_size=16)
+    digest = hashlib.blake2b(np.ascontiguousarray(patches.values).data, digest_size=16)
+    digest.update(b"" if patches.levels is None else patches.levels.data)
     digest.update(np.asarray(grid, dtype=np.int64).tobytes())
     return digest.digest()
 

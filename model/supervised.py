@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sonoloop.model.processor import END_OF_TURN, EchoVLMProcessor, PreparedCase
+from sonoloop.model.patches import Patches
+from sonoloop.model.prepared import PreparedCase
+from sonoloop.model.processor import END_OF_TURN, EchoVLMProcessor
 from sonoloop.model.prompts import Language, entities_turns, format_report, report_turns
 from sonoloop.platform.lexicon import Entities, LesionBox, Organ, generated_text
 
@@ -46,14 +48,14 @@ class SupervisedExample:
         input_ids: ``(T,)`` int64.
         labels: ``(T,)`` int64, ``IGNORED`` where there is no loss.
         mm_token_type_ids: ``(T,)`` int64, 1 at image tokens, else 0.
-        pixel_values: ``(P, 1176)`` float32.
+        patches: Of all images.
         image_grid_thw: ``(N, 3)`` int64.
     """
 
     input_ids: Tensor
     labels: Tensor
     mm_token_type_ids: Tensor
-    pixel_values: Tensor
+    patches: Patches
     image_grid_thw: Tensor
 
 
@@ -114,7 +116,7 @@ def supervised_example(
         input_ids=input_ids,
         labels=torch.tensor(labels),
         mm_token_type_ids=(input_ids == processor.image_token_id).long(),
-        pixel_values=torch.from_numpy(case.pixel_values),
+        patches=case.patches,
         image_grid_thw=torch.from_numpy(np.asarray(case.image_grid_thw, dtype=np.int64)),
     )
 
@@ -140,6 +142,6 @@ def collate(examples: Sequence[SupervisedExample], pad_id: int) -> dict[str, Ten
         "attention_mask": padded([torch.ones_like(example.input_ids) for example in examples], 0),
         "labels": padded([example.labels for example in examples], IGNORED),
         "mm_token_type_ids": padded([example.mm_token_type_ids for example in examples], 0),
-        "pixel_values": torch.cat([example.pixel_values for example in examples]),
+        "pixel_values": Patches.joined([example.patches for example in examples]).normalised(),
         "image_grid_thw": torch.cat([example.image_grid_thw for example in examples]),
     }

@@ -12,7 +12,7 @@ from sonoloop.jobs.annotating.context import RunContext
 from sonoloop.jobs.annotating.units import UnitCase
 from sonoloop.model.engine import Draft
 from sonoloop.model.open_engine import open_engine
-from sonoloop.model.processor import PreparedCase
+from sonoloop.model.prepared import PreparedCase
 from sonoloop.platform import registry
 from sonoloop.platform.errors import RejectedError
 from sonoloop.platform.lexicon import entities_json

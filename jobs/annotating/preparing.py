@@ -13,7 +13,8 @@ from sonoloop.jobs.annotating.context import RunContext
 from sonoloop.jobs.annotating.units import UnitCase
 from sonoloop.model.chosen import choose_images
 from sonoloop.model.frames import Rgb, decode_frame
-from sonoloop.model.processor import CaseInput, EchoVLMProcessor, PreparedCase, prepare
+from sonoloop.model.patches import PatchCutter
+from sonoloop.model.prepared import CaseInput, PreparedCase, prepare
 from sonoloop.platform import registry
 from sonoloop.platform.errors import Reason, RejectedError, StorageError
 from sonoloop.platform.workspace import Store
@@ -35,7 +36,7 @@ class Preparer:
         self._workspace: Store = run.workspace
         self._max_images = run.config.engine.max_images
         folder = registry.fetch(run.workspace, run.model_version)
-        self._processor = EchoVLMProcessor.from_folder(folder, max_pixels=run.config.engine.max_pixels)
+        self._cutter = PatchCutter.from_folder(folder, max_pixels=run.config.engine.max_pixels)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Units in, one row of `PREPARED` per unit out."""
@@ -63,7 +64,7 @@ class Preparer:
         chosen = choose_images(len(case.image_keys), self._max_images)  # before they are fetched
         images = tuple(self._load(case.image_keys[index]) for index in chosen)
         taken = CaseInput(case.case_id, images, case.organ_hint, image_indices=chosen)
-        return prepare(self._processor, taken, max_images=None)
+        return prepare(self._cutter, taken, max_images=None)
 
     def _load(self, image_key: str) -> Rgb:
         try:

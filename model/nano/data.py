@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sonoloop.model.processor import CaseInput
+from sonoloop.model.prepared import CaseInput
 from sonoloop.model.prompts import format_report
 from sonoloop.model.supervised import Target
 from sonoloop.platform.lexicon import LesionBox, Organ, generated_text

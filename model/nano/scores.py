@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sonoloop.model.engine import Draft, Engine
 from sonoloop.model.metrics import Described, Scores, score
 from sonoloop.model.nano.data import PhantomCase
-from sonoloop.model.processor import EchoVLMProcessor, prepare
+from sonoloop.model.prepared import prepare
+from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.supervised import Target
 from sonoloop.platform.lexicon import Entities
 

@@ -20,7 +20,9 @@ from sonoloop.model.nano.data import SEEN_ORGANS, PhantomCase, augmented
 from sonoloop.model.nano.recipe import NanoConfig, nano_config
 from sonoloop.model.nano.schedule import adamw, descend, endless_batches, set_lr
 from sonoloop.model.nano.warmup import DirectHeads, FieldIndex, direct_targets, smooth_patch_embedding
-from sonoloop.model.processor import EchoVLMProcessor, prepare
+from sonoloop.model.patches import Patches
+from sonoloop.model.prepared import prepare
+from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.supervised import collate, supervised_example
 from sonoloop.platform.lexicon import BOX_GRID
 
@@ -71,7 +73,7 @@ class Trainer:
             set_lr(optimizer, step, config.warmup_steps)
             cases = [case.one_image(self._rng) for case in self._share(indices)]
             prepared = [prepare(self.processor, case.input) for case in cases]
-            patches = torch.from_numpy(np.concatenate([case.pixel_values for case in prepared]))
+            patches = Patches.joined([case.patches for case in prepared]).normalised()
             grids = torch.from_numpy(np.concatenate([case.image_grid_thw for case in prepared]))
             features = self.model.model.visual(patches, grid_thw=grids).pooler_output
             loss = self._direct_loss(features, grids, cases)

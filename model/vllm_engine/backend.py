@@ -24,7 +24,7 @@ from sonoloop.model.configuration import EchoVLMConfig
 from sonoloop.model.decoding import end_ids
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.generation import Backend, Progress, Request, Turn, TurnAnswer
-from sonoloop.model.processor import PATCH_DIM, EchoVLMProcessor
+from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.structured import EntitiesGrammar, RowConstraint, RowSpec
 from sonoloop.model.vllm_engine.core import VllmCore, Written, unsupported
 from sonoloop.platform.errors import ConfigError, Reason, RejectedError
@@ -86,7 +86,7 @@ class VllmBackend(Backend):
             if processor
             else None
         )
-        own_pixels = processor.image_processor.size["longest_edge"] if processor else 392 * 392
+        own_pixels = processor.cutter.max_pixels if processor else 392 * 392
         max_pixels = int(config.max_pixels or own_pixels)
         side_px = self._model_config.vision_config.patch_size * self._merge
         self._max_image_tokens = max(max_pixels // side_px**2, 1)
@@ -117,13 +117,10 @@ class VllmBackend(Backend):
         sizes_N = prompt.image_grid_thw.prod(axis=1)
         num_patches, tokens_N = int(sizes_N.sum()), sizes_N // self._merge**2
         # one row's NaN reaches others through vLLM's memory of keys and values (seen in 0.32 on CPU)
-        if (
-            prompt.pixel_values.shape != (num_patches, PATCH_DIM)
-            or not np.isfinite(prompt.pixel_values).all()
-        ):
+        if not prompt.patches.are(num_patches):
             raise RejectedError(
                 Reason.NOT_AN_IMAGE,
-                f"expected {num_patches} finite patches, got {prompt.pixel_values.shape}",
+                f"expected {num_patches} finite patches, got {prompt.patches.values.shape}",
             )
         if prompt.token_ids.count(config.image_token_id) != int(tokens_N.sum()):
             raise RejectedError(Reason.NOT_AN_IMAGE, f"expected {int(tokens_N.sum())} image tokens")

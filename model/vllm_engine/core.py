@@ -247,6 +247,5 @@ def _images(prompt: Prompt) -> list[Any]:
     from sonoloop.model.vllm_engine.model import ImagePatches
 
     grids_N3 = torch.from_numpy(np.ascontiguousarray(prompt.image_grid_thw, dtype=np.int64))
-    patches = torch.from_numpy(np.ascontiguousarray(prompt.pixel_values, dtype=np.float32))
-    parts = torch.split(patches, grids_N3.prod(dim=-1).tolist())
+    parts = torch.split(prompt.patches.normalised(), grids_N3.prod(dim=-1).tolist())
     return [ImagePatches(part, grid) for part, grid in zip(parts, grids_N3, strict=True)]

@@ -29,7 +29,7 @@ from vllm.multimodal.processing import (
     PromptReplacement,
 )
 
-from sonoloop.model.processor import PATCH_DIM
+from sonoloop.model.patches import PATCH_DIM
 from sonoloop.platform.errors import CheckpointError
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from sonoloop.jobs.annotating.context import RunContext
@@ -21,7 +24,8 @@ from sonoloop.jobs.annotating.units import UNITS, UnitCase
 from sonoloop.jobs.config import AnnotateConfig
 from sonoloop.model import nano
 from sonoloop.model.engine_config import EngineConfig
-from sonoloop.model.processor import CaseInput, EchoVLMProcessor, PreparedCase, prepare
+from sonoloop.model.prepared import CaseInput, PreparedCase, prepare
+from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.platform import registry
 from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.records import CaseImage, CaseRecord
@@ -113,6 +117,11 @@ def case_of(outcome: Outcome) -> PreparedCase:
     return outcome
 
 
+def seen(outcome: Outcome) -> torch.Tensor:
+    """What the vision tower reads."""
+    return case_of(outcome).patches.normalised()
+
+
 def reason_of(outcome: Outcome) -> Reason:
     assert isinstance(outcome, RejectedError)
     return outcome.reason
@@ -147,7 +156,7 @@ def test_bad_key_frames_become_rejections_and_leave_the_good_cases_alone(
     first, *rows, last = prepared(preparer, good[0], *cases, none, good[1])
     found = [reason_of(row) for row in rows]
     assert found == [*(reason for _, reason in BAD.values()), Reason.NO_PIXELS]
-    assert np.array_equal(case_of(first).pixel_values, case_of(last).pixel_values)
+    assert torch.equal(seen(first), seen(last))
     assert case_of(first).organ_hint == "liver"
     assert not caplog.records  # each was foreseen; none came through the broad catch
 
@@ -169,24 +178,22 @@ def test_every_kind_of_key_frame_is_prepared_like_its_plain_twin(
         *(stored(workspace, name, data) for name, data in files.items()),
     )
     for row in rows:
-        np.testing.assert_array_equal(case_of(row).pixel_values, case_of(plain).pixel_values)
+        assert torch.equal(seen(row), seen(plain))
     close = prepared(
         preparer,
         stored(workspace, "cmyk", saved(Image.fromarray(rgb).convert("CMYK"), "JPEG", quality=95)),
         stored(workspace, "1-bit", saved(Image.fromarray(RAMP).convert("1"))),
     )
-    np.testing.assert_allclose(case_of(close[0]).pixel_values, case_of(plain).pixel_values, atol=0.1)
-    assert case_of(close[1]).pixel_values.shape == case_of(plain).pixel_values.shape
+    torch.testing.assert_close(seen(close[0]), seen(plain), rtol=0, atol=0.1)
+    assert seen(close[1]).shape == seen(plain).shape
 
 
 def test_a_stored_frame_is_prepared_as_it_always_was(preparer: Preparer, workspace: Store) -> None:
     (row,) = prepared(preparer, stored(workspace, "always", GOOD))
     processor = EchoVLMProcessor.from_folder(nano.folder())
     before = processor.image_processor(images=[np.repeat(RAMP[:, :, None], 3, axis=2)], return_tensors="np")
-    np.testing.assert_array_equal(case_of(row).pixel_values, before["pixel_values"])
-    np.testing.assert_array_equal(
-        case_of(row).pixel_values, prepare(processor, CaseInput("a", (RAMP,))).pixel_values
-    )
+    np.testing.assert_array_equal(seen(row).numpy(), before["pixel_values"])
+    assert torch.equal(seen(row), seen(prepare(processor, CaseInput("a", (RAMP,)))))
 
 
 def test_of_sixty_key_frames_sixteen_are_fetched_and_the_case_knows_which(
@@ -216,5 +223,14 @@ def test_what_nobody_foresaw_rejects_its_case_only(
     assert isinstance(rejected, RejectedError)
     assert (rejected.reason, rejected.retryable) == (Reason.UNREADABLE, False)
     assert "TypeError" in rejected.detail
-    assert np.array_equal(case_of(first).pixel_values, case_of(last).pixel_values)
+    assert torch.equal(seen(first), seen(last))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_the_stage_starts_without_torch_and_transformers() -> None:
+    program = (
+        "import sys, sonoloop.jobs.annotating.preparing; "
+        "sys.exit(','.join({'torch', 'transformers'} & sys.modules.keys()) or None)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")

@@ -14,7 +14,8 @@ from sonoloop.model import nano
 from sonoloop.model.checkpoint import save_model
 from sonoloop.model.configuration import read_config
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
-from sonoloop.model.processor import CaseInput, EchoVLMProcessor, PreparedCase, prepare
+from sonoloop.model.prepared import CaseInput, PreparedCase, prepare
+from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.platform.lexicon import Organ
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydantic import ValidationError
+from spoiled import cut_short, not_numbers
 
 from sonoloop.model import nano
 from sonoloop.model.chat import ChatMessage
@@ -17,7 +18,8 @@ from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.expert_usage import expert_usage
 from sonoloop.model.generation import Backend, Request
 from sonoloop.model.open_engine import LoadedEngine, open_engine
-from sonoloop.model.processor import PreparedCase
+from sonoloop.model.patches import NO_PATCHES, Patches
+from sonoloop.model.prepared import PreparedCase
 from sonoloop.model.structured import RowSpec
 from sonoloop.platform.errors import Reason, RejectedError
 
@@ -91,21 +93,16 @@ def test_drafting_twice_gives_the_same(
 @pytest.mark.parametrize(
     ("poison", "reason"),
     [
-        (lambda case: replace(case, pixel_values=case.pixel_values[:-1]), Reason.NOT_AN_IMAGE),
+        (lambda case: replace(case, patches=cut_short(case.patches)), Reason.NOT_AN_IMAGE),
+        (lambda case: replace(case, patches=not_numbers(case.patches)), Reason.NOT_AN_IMAGE),
         (
-            lambda case: replace(case, pixel_values=np.full_like(case.pixel_values, np.nan)),
-            Reason.NOT_AN_IMAGE,
-        ),
-        (
-            lambda case: replace(
-                case, pixel_values=case.pixel_values[:0], image_grid_thw=case.image_grid_thw[:0]
-            ),
+            lambda case: replace(case, patches=NO_PATCHES, image_grid_thw=case.image_grid_thw[:0]),
             Reason.NO_PIXELS,
         ),
         (
             lambda case: replace(
                 case,
-                pixel_values=np.tile(case.pixel_values, (200, 1)),
+                patches=Patches.joined([case.patches] * 200),
                 image_grid_thw=np.tile(case.image_grid_thw, (200, 1)),
             ),
             Reason.TOO_MANY_TOKENS,

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sonoloop.model import nano
 from sonoloop.model.chosen import choose_images
 from sonoloop.model.frames import as_rgb
-from sonoloop.model.processor import PATCH_DIM, CaseInput, EchoVLMProcessor, PreparedCase, prepare
+from sonoloop.model.patches import PATCH_DIM
+from sonoloop.model.prepared import CaseInput, PreparedCase, prepare
+from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.prompts import report_turns
 from sonoloop.platform.errors import CheckpointError, Reason, RejectedError
 
@@ -22,15 +25,17 @@ def _ramp(height: int = 168, width: int = 224) -> np.ndarray:
 def test_a_case_becomes_patches_and_a_grid_per_image(processor: EchoVLMProcessor) -> None:
     case = prepare(processor, CaseInput("a", (_ramp(336, 448), _ramp(336, 448)), "liver"))
     assert case.image_grid_thw.tolist() == [[1, 12, 16]] * 2
-    assert case.pixel_values.shape == (2 * 192, PATCH_DIM)
-    assert case.pixel_values.dtype == np.float32
+    values = case.patches.normalised()
+    assert (values.shape, values.dtype) == ((2 * 192, PATCH_DIM), torch.float32)
     assert case.organ_hint == "liver"
 
 
 def test_an_image_within_the_budget_keeps_its_grey_levels(processor: EchoVLMProcessor) -> None:
     case = prepare(processor, CaseInput("a", (_ramp(),)))
     mean, std = processor.image_processor.image_mean[0], processor.image_processor.image_std[0]
-    first_row = case.pixel_values[0, :14] * std + mean  # red, first copy in time, top row of the patch
+    first_row = (
+        case.patches.normalised()[0, :14].numpy() * std + mean
+    )  # red, first copy in time, top row of the patch
     np.testing.assert_allclose(first_row * 255, _ramp()[0, :14], atol=1e-3)
 
 
@@ -109,8 +114,8 @@ def test_a_broken_preprocessor_configuration_is_refused(tmp_path: Path) -> None:
 
 def test_images_are_prepared_alike_alone_and_together(processor: EchoVLMProcessor) -> None:
     images = (_ramp(168, 224), _ramp(300, 200), _ramp(64, 640))
-    together = prepare(processor, CaseInput("a", images)).pixel_values
-    alone = [prepare(processor, CaseInput("a", (image,))).pixel_values for image in images]
+    together = prepare(processor, CaseInput("a", images)).patches.values
+    alone = [prepare(processor, CaseInput("a", (image,))).patches.values for image in images]
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
@@ -120,7 +125,7 @@ def test_a_case_of_sixty_images_is_prepared_with_sixteen(processor: EchoVLMProce
     assert len(case.image_grid_thw) == 16
     assert case.image_indices == choose_images(60)
     mean, std = processor.image_processor.image_mean[0], processor.image_processor.image_std[0]
-    shown = case.pixel_values.reshape(16, -1, 3, 392)[:, 0, 0, 0] * std + mean
+    shown = case.patches.normalised().numpy().reshape(16, -1, 3, 392)[:, 0, 0, 0] * std + mean
     np.testing.assert_allclose(shown * 255, [4 * index for index in case.image_indices], atol=1e-3)
     assert len(prepare(processor, CaseInput("a", images), max_images=None).image_grid_thw) == 60
     assert prepare(processor, CaseInput("a", images), max_images=3).image_indices == (0, 30, 59)
@@ -135,15 +140,15 @@ def test_images_that_were_chosen_before_keep_their_place_in_the_case(processor: 
 def test_a_case_knows_its_images_where_nobody_chose(processor: EchoVLMProcessor) -> None:
     case = prepare(processor, CaseInput("a", (_ramp(), _ramp())))
     assert case.image_indices == (0, 1)
-    again = PreparedCase("a", None, case.pixel_values, case.image_grid_thw)
+    again = PreparedCase("a", None, case.patches, case.image_grid_thw)
     assert pickle.loads(pickle.dumps(again)).image_indices == (0, 1)
 
 
 def test_the_pixel_budget_is_configurable(processor: EchoVLMProcessor) -> None:
     small = EchoVLMProcessor.from_folder(nano.folder(), max_pixels=112 * 84)
     image = _ramp(336, 448)
-    assert len(prepare(small, CaseInput("a", (image,))).pixel_values) < 192
-    assert len(prepare(processor, CaseInput("a", (image,))).pixel_values) == 192
+    assert len(prepare(small, CaseInput("a", (image,))).patches) < 192
+    assert len(prepare(processor, CaseInput("a", (image,))).patches) == 192
 
 
 @pytest.mark.parametrize(
@@ -173,9 +178,9 @@ def test_a_prepared_case_survives_pickling_at_about_the_size_of_its_pixels(
     case = prepare(processor, CaseInput("a", (_ramp(),), "kidney"))
     data = pickle.dumps(case, protocol=5)
     back = pickle.loads(data)
-    np.testing.assert_array_equal(back.pixel_values, case.pixel_values)
+    assert torch.equal(back.patches.normalised(), case.patches.normalised())
     assert (back.case_id, back.organ_hint) == ("a", "kidney")
-    assert len(data) < case.pixel_values.nbytes + 2000
+    assert len(data) < 192 * 588 + 5000  # a byte per grey level, and the table that says what each is
 
 
 def test_token_ids_hold_one_placeholder_per_merged_patch(processor: EchoVLMProcessor) -> None:

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 from sonoloop.model.generation import Prompt, Request, Sampling, Turn, TurnAnswer
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
-from sonoloop.model.processor import PATCH_DIM
+from sonoloop.model.patches import PATCH_DIM, Patches
 from sonoloop.model.runner import ModelRunner
 from sonoloop.model.scheduler import Limits, Scheduler
 
@@ -45,7 +45,7 @@ def request(
         ids += [VISION_START, *[IMAGE_TOKEN] * int(grid.prod() // 4), VISION_END]
     ids += rng.integers(3, NUM_WORDS, num_words).tolist()
     patches = rng.normal(size=(int(grids.prod(axis=1).sum()), PATCH_DIM)).astype(np.float32)
-    return Request(Prompt(ids, patches, grids), tuple(turns), sampling)
+    return Request(Prompt(ids, Patches(patches), grids), tuple(turns), sampling)
 
 
 def mixed() -> list[Request]:
@@ -69,7 +69,7 @@ def greedy(model: EchoVLMForConditionalGeneration, prompt: Prompt, num_new: int)
     images = {}
     if len(prompt.image_grid_thw):
         images = {
-            "pixel_values": torch.from_numpy(prompt.pixel_values),
+            "pixel_values": prompt.patches.normalised(),
             "image_grid_thw": torch.from_numpy(prompt.image_grid_thw),
         }
     out = model.generate(
@@ -156,7 +156,7 @@ def test_each_distinct_image_goes_through_the_vision_tower_once(
     requests = [mixed()[3], mixed()[3], mixed()[0]]
     run(fresh, requests)
     hook.remove()
-    assert sum(seen) == sum(len(r.prompt.pixel_values) for r in requests[1:])
+    assert sum(seen) == sum(len(r.prompt.patches) for r in requests[1:])
     assert len(seen) == sum(len(r.prompt.image_grid_thw) for r in requests[1:])  # at most 8 patches at once
 
 
@@ -173,7 +173,7 @@ def test_a_second_turn_goes_on_where_the_first_ended(
     assert list(answers[0].token_ids) == alone[:cut]
     assert answers[0].ended
     whole = Prompt(
-        [*first.prompt.token_ids, *alone[:cut], *text], first.prompt.pixel_values, both.prompt.image_grid_thw
+        [*first.prompt.token_ids, *alone[:cut], *text], first.prompt.patches, both.prompt.image_grid_thw
     )
     expected = greedy(reference, whole, 12)
     ends = [at for at, token_id in enumerate(expected) if token_id in (end, 2)]

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sonoloop.model.processor import END_OF_TURN, EchoVLMProcessor, PreparedCase
+from sonoloop.model.prepared import PreparedCase
+from sonoloop.model.processor import END_OF_TURN, EchoVLMProcessor
 from sonoloop.model.prompts import entities_turns, message, report_turns
 from sonoloop.model.supervised import IGNORED, Target, collate, supervised_example
 from sonoloop.platform.lexicon import LesionBox, LiverEntities

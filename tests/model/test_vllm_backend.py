@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from spoiled import cut_short, not_numbers
 
 from sonoloop.model import nano
 from sonoloop.model.engine import Draft, TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.generation import Prompt, Request, Sampling, Turn, TurnAnswer
 from sonoloop.model.open_engine import open_engine
-from sonoloop.model.processor import EchoVLMProcessor, PreparedCase
+from sonoloop.model.patches import Patches
+from sonoloop.model.prepared import PreparedCase
+from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.prompts import report_turns
 from sonoloop.model.structured import RowSpec
 from sonoloop.model.vllm_engine.settings import is_available
@@ -70,7 +73,7 @@ def request(
     processor: EchoVLMProcessor, case: PreparedCase, *turns: Turn, sampling: Sampling | None = None
 ) -> Request:
     ids = processor.token_ids(report_turns(len(case.image_grid_thw), case.organ_hint), case.image_grid_thw)
-    prompt = Prompt(ids, case.pixel_values, case.image_grid_thw)
+    prompt = Prompt(ids, case.patches, case.image_grid_thw)
     return Request(prompt, turns, sampling or Sampling())
 
 
@@ -96,9 +99,8 @@ def test_greedy_tokens_are_the_published_ones_with_and_without_images() -> None:
             grids.append(io["image_grid_thw"][first_image + len(grids)])
         first_image += len(grids)
         last_patch = first_patch + sum(int(grid.prod()) for grid in grids)
-        prompt = Prompt(
-            token_ids, io["pixel_values"][first_patch:last_patch], np.array(grids, np.int64).reshape(-1, 3)
-        )
+        patches = Patches(io["pixel_values"][first_patch:last_patch])
+        prompt = Prompt(token_ids, patches, np.array(grids, np.int64).reshape(-1, 3))
         requests.append(Request(prompt, (Turn(16),)))
         first_patch = last_patch
     answers = backend.generate(requests)
@@ -189,9 +191,9 @@ def test_sampling_follows_the_seed(
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda prompt: replace(prompt, pixel_values=prompt.pixel_values[:-1]), Reason.NOT_AN_IMAGE),
+        (lambda prompt: replace(prompt, patches=cut_short(prompt.patches)), Reason.NOT_AN_IMAGE),
         (
-            lambda prompt: replace(prompt, pixel_values=np.full_like(prompt.pixel_values, np.nan)),
+            lambda prompt: replace(prompt, patches=not_numbers(prompt.patches)),
             Reason.NOT_AN_IMAGE,
         ),
         (lambda prompt: replace(prompt, token_ids=prompt.token_ids[30:]), Reason.NOT_AN_IMAGE),
