@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,11 +21,12 @@ from sonoloop.platform.errors import SonoloopError
 from sonoloop.platform.workspace import Store
 
 logger = logging.getLogger(__name__)
+RUNS_READ_AT_ONCE = 16
 _ENGINES = ("sonoloop", "ray", "torch", "transformers")
 
 
 class Run(BaseModel):
-    """One run of a verb. ``key`` names the same work: an unfinished run with the same key is continued."""
+    """One run of a verb. ``key`` names the same work: an interrupted run of it can be gone on with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     run_id: str
@@ -66,16 +68,17 @@ def start_run(workspace: Store, verb: str, *, run_id: str, key: str, config: Bas
 
 def read_runs(workspace: Store) -> list[Run]:
     """All runs, oldest first."""
-    found = [info for info in workspace.list_objects("runs") if info.uri.endswith("/run.json")]
-    names = [info.uri.split("/")[-2] for info in found]
-    runs = [Run.model_validate_json(workspace.read_bytes("runs", name, "run.json")) for name in names]
-    return sorted(runs, key=lambda run: run.started_at)
+    with ThreadPoolExecutor(RUNS_READ_AT_ONCE) as pool:
+        found = pool.map(lambda name: read_run(workspace, name), workspace.folders("runs"))
+        return sorted(filter(None, found), key=lambda run: run.started_at)
 
 
-def unfinished(workspace: Store, verb: str, key: str) -> Run | None:
-    """The run of this verb and key that was interrupted, if there is one."""
-    found = [r for r in read_runs(workspace) if (r.verb, r.key, r.state) == (verb, key, "running")]
-    return found[-1] if found else None
+def read_run(workspace: Store, run_id: str) -> Run | None:
+    """One run; None where there is no such, or not yet."""
+    try:
+        return Run.model_validate_json(workspace.read_bytes("runs", run_id, "run.json"))
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager

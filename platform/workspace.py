@@ -220,6 +220,13 @@ class Store:
             finally:
                 partial.unlink(missing_ok=True)
 
+    def folders(self, *parts: str) -> list[str]:
+        """Names of the folders in a folder, sorted; none where it is not there."""
+        selector = pafs.FileSelector(self.path(*parts), allow_not_found=True)
+        with storage_errors(self.uri):
+            found = self.fs.get_file_info(selector)
+        return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
+
     def remove(self, *parts: str) -> None:
         """Remove one object."""
         with storage_errors(self.uri):

@@ -30,7 +30,7 @@ from sonoloop.platform import registry
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.records import content_id
 from sonoloop.platform.settings import settings_hash
-from sonoloop.platform.sorted_rooms import DRAFTS, KeyRange, RoomReader
+from sonoloop.platform.sorted_rooms import DRAFTS, KeyRange, RoomReader, files_of
 from sonoloop.platform.tables import of_version
 from sonoloop.platform.workspace import Store
 
@@ -106,27 +106,26 @@ def begin(job: Job) -> Begun:
         StorageError: the workspace cannot be reached.
     """
     with _planning(job):
-        unfinished = _unfinished(job)
-        held_by = [run.run_id for run in unfinished if is_held(job.workspace, *_claim_of(run.run_id))]
-        mine = [run for run in unfinished if run.key == job.key and run.run_id not in held_by]
+        held_by, mine = _unfinished(job)
         for run_id in held_by:
             progress.print(f"annotate: run {run_id} is under way; its cases are left to it")
-        if mine:
-            return _resume(job, mine[-1])
-        return _plan(job, held_by)
+        return _plan(job, held_by) if mine is None else _resume(job, mine)
 
 
 def _claim_of(run_id: str) -> tuple[str, ...]:
     return ("runs", run_id, CLAIM)
 
 
-def _unfinished(job: Job) -> list[Run]:
-    """Interrupted and running runs that write drafts of the same model and prompt version."""
-    return [
+def _unfinished(job: Job) -> tuple[list[str], Run | None]:
+    """Runs under way that draft with the same model and prompt, and the interrupted one of this wish."""
+    unfinished = [
         run
         for run in read_runs(job.workspace)
         if (run.verb, run.state) == ("annotate", "running") and run.key.startswith(f"{job.drafts_key}-")
     ]
+    held_by = [run.run_id for run in unfinished if is_held(job.workspace, *_claim_of(run.run_id))]
+    mine = [run for run in unfinished if run.key == job.key and run.run_id not in held_by]
+    return held_by, mine[-1] if mine else None
 
 
 def _resume(job: Job, run: Run) -> Begun:
@@ -215,23 +214,13 @@ def dry_run(job: Job) -> AnnotatePlan:
     Raises:
         NothingToDoError: the workspace has no cases.
     """
-    unfinished = _unfinished(job)
-    held_by = [run.run_id for run in unfinished if is_held(job.workspace, *_claim_of(run.run_id))]
-    mine = [run.run_id for run in unfinished if run.key == job.key and run.run_id not in held_by]
-    if mine:
-        num_cases = InputParts(job.workspace, mine[-1]).num_cases
-        counts = SelectionCounts(cases=num_cases, selected=num_cases)
-    else:
-        chooser = _chooser(job, held_by)
-        for _ in chooser.choose():
-            pass
-        counts = chooser.counts
-        _check(job, counts)
+    held_by, mine = _unfinished(job)
+    counts = _counted(job, held_by) if mine is None else _left_of(job, mine)
     config = job.config.annotate
     return AnnotatePlan(
         model_version=job.model_version,
         prompt_version=job.prompt_version,
-        continues=mine[-1] if mine else None,
+        continues=mine.run_id if mine else None,
         cases=asdict(counts),
         units=math.ceil(counts.selected / config.cases_per_unit),
         cases_per_unit=config.cases_per_unit,
@@ -239,6 +228,21 @@ def dry_run(job: Job) -> AnnotatePlan:
         holding=_shares(config.cpus_per_actor, config.gpus_per_actor, config.actor_resources),
         preparers=_range(1, config.max_preparers),
     )
+
+
+def _counted(job: Job, held_by: list[str]) -> SelectionCounts:
+    chooser = _chooser(job, held_by)
+    for _ in chooser.choose():
+        pass
+    _check(job, chooser.counts)
+    return chooser.counts
+
+
+def _left_of(job: Job, run: Run) -> SelectionCounts:
+    """What an interrupted run has and has not done."""
+    num_cases = InputParts(job.workspace, run.run_id).num_cases
+    num_done = sum(file.num_rows for file in files_of(job.workspace, DRAFTS, run.run_id))
+    return SelectionCounts(cases=num_cases, selected=num_cases - num_done, drafted=num_done)
 
 
 def _range(fewest: int, most: int) -> str:

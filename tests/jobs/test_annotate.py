@@ -18,6 +18,7 @@ from sonoloop.jobs.index import run_index
 from sonoloop.jobs.init import run_init
 from sonoloop.platform.errors import ConfigError, NothingToDoError
 from sonoloop.platform.phantoms.archive import PhantomConfig, PhantomGroup, build_studies
+from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.tables import read_cases, read_drafts
 from sonoloop.platform.workspace import Store
 
@@ -96,3 +97,20 @@ def _kill_after_first_drafts(command: list[str], drafts: Path) -> None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def test_two_people_who_start_the_same_job_draft_every_case_once(config: Config, tmp_path: Path) -> None:
+    command = _command(config, tmp_path)
+    two = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_own_ray())
+        for _ in range(2)
+    ]
+    answers = [process.communicate(timeout=300) for process in two]
+    assert [process.returncode for process in two] == [0, 0], answers
+    summaries = [json.loads(out.strip().splitlines()[-1]) for out, _ in answers]
+    assert sorted((s["cases"], s["held"]) for s in summaries) == [(0, NUM_STUDIES), (NUM_STUDIES, 0)]
+    assert any("is under way; its cases are left to it" in err for _, err in answers)
+    rows = config.open_workspace().read_tables(DraftRecord.ARROW, "drafts")
+    assert sorted(rows["case_id"].to_pylist()) == [
+        case.case_id for case in read_cases(config.open_workspace())
+    ]
