@@ -12,7 +12,7 @@ import pytest
 from sonoloop.jobs.annotating.selection import Chooser, Selection, read_case_list
 from sonoloop.jobs.annotating.units import UnitCase, write_units
 from sonoloop.platform.errors import ConfigError, Reason
-from sonoloop.platform.records import CaseImage, CaseRecord, DraftRecord
+from sonoloop.platform.records import CaseImage, CaseRecord, DraftRecord, ReviewRecord
 from sonoloop.platform.sorted_rooms import CASES, DRAFTS, write_sorted
 from sonoloop.platform.workspace import S3Config, Store
 
@@ -186,3 +186,27 @@ def test_a_case_list_is_one_id_per_line(tmp_path: Path) -> None:
     for name, words in (("none.txt", "no case list at"), ("empty.txt", "is empty")):
         with pytest.raises(ConfigError, match=words):
             read_case_list(str(tmp_path / name), S3Config())
+
+
+def test_what_people_have_reviewed_is_left_alone_where_that_is_asked(workspace: Store) -> None:
+    review = ReviewRecord(
+        review_id="1",
+        annotation_id=1,
+        task_id=1,
+        case_id="case-03",
+        model_version="m/0",
+        reader="x",
+        findings="f",
+        impression="i",
+        entities=None,
+        boxes=(),
+        origins={},
+        lead_time_s=None,
+        created_at=START,
+        updated_at=START,
+    )
+    workspace.write_table(ReviewRecord.table([review]), "reviews", "a.parquet")
+    assert ids(workspace) == ALL
+    cases, counts = chosen(workspace, unreviewed=True)
+    assert tuple(case.case_id for case in cases) == (*ALL[:3], *ALL[4:])
+    assert counts == {"selected": 19, "reviewed": 1}
