@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 
-from sonoloop.jobs.annotating.closing import RunCounts, close_run
+from sonoloop.jobs.annotating.closing import RunCounts, close_run, forget_checkpoint
 from sonoloop.jobs.annotating.context import RunContext
+from sonoloop.jobs.annotating.patience import Patience
 from sonoloop.jobs.annotating.pipeline import write_drafts
 from sonoloop.jobs.annotating.plan import Job, begin, dry_run, open_job
 from sonoloop.jobs.annotating.selection import EVERYTHING, Selection, read_case_list
@@ -100,7 +101,9 @@ def run_annotate(
             break
         with begun.claim, ray_session(config.ray):
             counts = _draft(job, begun.run)
-            seconds += begun.run.finished(job.workspace, _plain(counts)).seconds or 0.0
+            patiently = Patience(config.annotate.storage_patience_s)
+            seconds += patiently(begun.run.finished, job.workspace, _plain(counts)).seconds or 0.0
+            patiently(forget_checkpoint, job.workspace, begun.run.run_id)
         made.add(counts)
         run_ids.append(begun.run.run_id)
         resumed = resumed or begun.resumed
@@ -143,7 +146,7 @@ def _draft(job: Job, run: Run) -> RunCounts:
                 counter=counter,
             )
         )
-        made = close_run(workspace, run.run_id)
+        made = close_run(workspace, run.run_id, patience_s=job.config.annotate.storage_patience_s)
         counts.update(_plain(made))
     return made
 

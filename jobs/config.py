@@ -48,6 +48,17 @@ class AnnotateConfig(Section):
     preparer_resources: dict[str, float] = Field(
         default={}, description="custom Ray resources held by one of them"
     )
+    waiting_mib: int | None = Field(
+        default=None,
+        ge=1,
+        description="MiB of prepared images that may wait in memory between the stages, over all nodes; half "
+        "of Ray's object stores when absent",
+    )
+    storage_patience_s: float = Field(
+        default=120,
+        ge=0,
+        description="seconds that S3 may be away or busy before a case is rejected for it, or the run stops",
+    )
     max_rejected_share: float = Field(
         default=0.5, ge=0, le=1, description="share of rejected cases that fails the run"
     )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sonoloop.jobs.output import progress as console
@@ -46,7 +47,8 @@ class Counter:
 @contextmanager
 def counted(title: str, total: int = 0) -> Iterator[Any]:
     """A `Counter` handle for the workers, shown until the block ends; they may come to `expect` more."""
-    counter = Counter.remote(total)  # type: ignore[attr-defined]
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    counter = Counter.options(scheduling_strategy=here).remote(total)  # type: ignore[attr-defined]
     stop = threading.Event()
     shower = threading.Thread(target=_show, args=(title, counter, stop), daemon=True)
     shower.start()

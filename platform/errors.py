@@ -49,6 +49,10 @@ class StorageError(SonoloopError):
     exit_code = 3
 
 
+class UnreachableError(StorageError):
+    """The store does not answer, or says that it cannot just now: the same call may succeed later."""
+
+
 class ConflictError(StorageError):
     """A conditional write lost: somebody else changed the object first."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sonoloop.platform.errors import ConflictError, StorageError
+from sonoloop.platform.errors import ConflictError, StorageError, UnreachableError
 
 
 @contextmanager
@@ -25,12 +25,15 @@ def storage_errors(where: str) -> Iterator[None]:
 
 
 _CHANGED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_SILENT = (
+    # Tried first: such a message quotes the whole address, in which any of the words below may occur.
+    r"Could not connect|EndpointConnection|ConnectionClosed|curlCode|NETWORK_CONNECTION|[Tt]imed? ?out"
+)
+_BUSY = (
+    r"HTTP status 5\d\d|\(50\d\)|SLOW_?DOWN|SlowDown|SERVICE_UNAVAILABLE|ServiceUnavailable|INTERNAL_FAILURE|"
+    r"InternalError|InternalFailure|REQUEST_TIMEOUT|RequestTimeout|THROTTLING|Throttling|IncompleteRead"
+)
 _CAUSES = (
-    (
-        # First: such a message quotes the whole address, in which any of the words below may occur.
-        r"Could not connect|EndpointConnection|ConnectionClosed|curlCode|NETWORK_CONNECTION|[Tt]imed? ?out",
-        "the S3 endpoint does not answer; check [s3] endpoint_url or AWS_ENDPOINT_URL, and that it is up",
-    ),
     (r"NoSuchBucket|NO_SUCH_BUCKET", "no such bucket; create it or correct the address"),
     (
         r"InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|AccessDenied|"
@@ -49,7 +52,14 @@ def _translated(err: Exception, where: str) -> StorageError:
     code = str(response.get("Error", {}).get("Code", ""))
     if code in _CHANGED:
         return ConflictError(f"an object of {where} was changed by another writer; read it again and retry")
-    text = f"{type(err).__name__} {err}"
+    text = f"{type(err).__name__} {code} {err}"
+    if where.startswith("s3://") and re.search(_SILENT, text):
+        return UnreachableError(
+            f"{where}: the S3 endpoint does not answer; check [s3] endpoint_url or AWS_ENDPOINT_URL, and "
+            "that it is up"
+        )
+    if where.startswith("s3://") and re.search(_BUSY, text):
+        return UnreachableError(f"{where}: S3 answers that it is busy or broken; try again later")
     for words, message in _CAUSES:
         if where.startswith("s3://") and re.search(words, text):
             return StorageError(f"{where}: {message}")

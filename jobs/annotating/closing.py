@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from sonoloop.jobs.annotating.patience import through_outages
 from sonoloop.jobs.annotating.units import InputParts, case_ids_of
 from sonoloop.platform.errors import CountError
 from sonoloop.platform.sorted_rooms import DRAFTS, KeyRange, SortedFile, files_of, newest
@@ -41,13 +42,31 @@ class RunCounts:
         self.num_tokens += other.num_tokens
 
 
-def close_run(workspace: Store, run_id: str) -> RunCounts:
-    """Verify and compact ``drafts/<run_id>/``; afterwards the run's checkpoint is gone.
+def close_run(workspace: Store, run_id: str, *, patience_s: float = 0) -> RunCounts:
+    """Verify and compact ``drafts/<run_id>/``.
+
+    Args:
+        workspace: Where the run is.
+        run_id: The run.
+        patience_s: Seconds that the store may be away.
 
     Raises:
         CountError: rows out differ from cases in.
         StorageError: the store refuses.
     """
+    return through_outages(workspace, patience_s, _close, workspace, run_id)
+
+
+def forget_checkpoint(workspace: Store, run_id: str) -> None:
+    """Remove what a closed run was resumed by; to be called once the run is marked as finished.
+
+    Before that, a process killed while it removes would leave half a checkpoint, and the same command would
+    draft the other half again.
+    """
+    workspace.remove_folder("runs", run_id, "checkpoint")
+
+
+def _close(workspace: Store, run_id: str) -> RunCounts:
     counts = RunCounts()
     files = files_of(workspace, DRAFTS, run_id)
     for part in _closed_parts(workspace, run_id, files):
@@ -56,7 +75,6 @@ def close_run(workspace: Store, run_id: str) -> RunCounts:
     for file in files:
         if file.path not in written:
             workspace.fs.delete_file(file.path)
-    workspace.remove_folder("runs", run_id, "checkpoint")
     return counts
 
 
@@ -81,6 +99,8 @@ def _close_part(workspace: Store, run_id: str, part: SortedFile, files: tuple[So
     expected = case_ids_of(InputParts(workspace, run_id).read(part))
     reach = KeyRange(part.first, part.last + "\0")
     rows = newest(workspace, DRAFTS, files, reach)
+    # While the run lay, others may have tried its rejected cases again: their newer rows count, not ours.
+    rows = rows.filter(pc.is_in(rows["case_id"], value_set=expected.combine_chunks()))
     if not rows["case_id"].equals(expected):
         raise CountError(
             f"run {run_id}: {len(expected)} cases in, {len(pc.unique(rows['case_id']))} different cases in "

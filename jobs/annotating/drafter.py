@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from sonoloop.jobs.annotating.context import RunContext
+from sonoloop.jobs.annotating.patience import Patience
 from sonoloop.jobs.annotating.units import UnitCase
 from sonoloop.model.engine import Draft
 from sonoloop.model.open_engine import open_engine
@@ -28,7 +29,8 @@ class Drafter:
 
     def __init__(self, run: RunContext) -> None:
         self._run = run
-        self._engine = open_engine(registry.fetch(run.workspace, run.model_version), run.config.engine)
+        folder = Patience(run.config.storage_patience_s)(registry.fetch, run.workspace, run.model_version)
+        self._engine = open_engine(folder, run.config.engine)
 
     def __call__(self, batch: pa.Table) -> Iterable[pa.Table]:
         """Prepared units in, one `DraftRecord` row per case out, a table for each unit."""

@@ -1,32 +1,32 @@
 """The drafting pipeline on Ray Data: units in, exactly one draft or rejection per case out.
 
 read units -> fetch and prepare images (CPU actors) -> draft (model actors) -> Parquet, with Ray Data's
-two-phase checkpoint. Both pools grow with the work. What waits between the stages is bounded in bytes by Ray
-Data's share of the object store. Annotate and evaluate share it.
+two-phase checkpoint. Both pools grow with the work. What waits between the stages is bounded in bytes.
+Whatever is killed, Ray does again what it was doing (actors restart, tasks and lost blocks are made anew),
+and a unit done again is the same file; a store that is away is waited for.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from ray.data.checkpoint import CheckpointConfig
 
 from sonoloop.jobs.annotating.context import RunContext
 from sonoloop.jobs.annotating.drafter import Drafter
+from sonoloop.jobs.annotating.patience import through_outages
+from sonoloop.jobs.annotating.placement import check_schedulable
 from sonoloop.jobs.annotating.preparing import Preparer
-from sonoloop.jobs.config import AnnotateConfig
-from sonoloop.platform.errors import ConfigError
-from sonoloop.platform.workspace import Store
+from sonoloop.jobs.annotating.sink import DraftSink
 
-logger = logging.getLogger(__name__)
-
-SPARE_CPUS = 2
-"""Reading and the checkpoint's filter hold a logical CPU each beside the actors (measured, Ray 2.60)."""
+TRANSIENT_ERRORS = ("HTTP status 5", "AWS Error REQUEST_TIMEOUT", "AWS Error THROTTLING")
+"""What Ray Data tries again, beside its own list, in what it reads and writes by itself."""
+FILTER_BYTES = 2**26
+"""Memory of the checkpoint's filter, at least: Ray Data's 1 GiB would not fit a small node."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,15 @@ def write_drafts(run: RunContext, stages: Stages = Stages()) -> None:  # noqa: B
 
     Raises:
         ConfigError: the cluster cannot hold the actors.
+        UnreachableError: the store was away for longer than ``annotate.storage_patience_s``.
     """
+    check_schedulable(run.config)
+    through_outages(run.workspace, run.config.storage_patience_s, _write, run, stages)
+
+
+def _write(run: RunContext, stages: Stages) -> None:
     workspace, config = run.workspace, run.config
-    check_schedulable(config)
-    with _checkpointed(workspace, run.run_id):
+    with _settings(run):
         units = ray.data.read_parquet(
             workspace.path("runs", run.run_id, "input"), filesystem=workspace.fs
         ).repartition(target_num_rows_per_block=1)  # a block is what a task takes and what is written at once
@@ -75,43 +80,31 @@ def write_drafts(run: RunContext, stages: Stages = Stages()) -> None:  # noqa: B
             num_gpus=config.gpus_per_actor,
             resources=config.actor_resources,
         )
-        drafts.write_parquet(workspace.path("drafts", run.run_id), filesystem=workspace.fs)
-
-
-def check_schedulable(config: AnnotateConfig) -> None:
-    """Refuse a pool that would wait for CPUs for ever.
-
-    Raises:
-        ConfigError: the cluster has too few logical CPUs, GPUs or custom resources for the actors.
-    """
-    cluster = ray.cluster_resources()
-    wanted = {
-        "CPU": config.num_actors * config.cpus_per_actor + SPARE_CPUS,
-        "GPU": config.num_actors * config.gpus_per_actor,
-        **{name: config.num_actors * share for name, share in config.actor_resources.items()},
-    }
-    for name, amount in wanted.items():
-        if cluster.get(name, 0) < amount:
-            what = {"CPU": "logical CPUs", "GPU": "GPUs"}.get(name, f"of the resource {name}")
-            raise ConfigError(
-                f"annotate needs {amount:g} {what}, the cluster has {cluster.get(name, 0):g}; "
-                "lower annotate.num_actors or what an actor holds, or add nodes"
-            )
+        drafts.write_datasink(DraftSink(run))
 
 
 @contextmanager
-def _checkpointed(workspace: Store, run_id: str) -> Iterator[None]:
-    """Ray Data's checkpoint for the length of one pipeline: what is durable is known by its unit."""
-    context = DataContext.get_current()
-    before = (context.checkpoint_config, context.use_datasource_v2)
+def _settings(run: RunContext) -> Iterator[None]:
+    """Ray Data's settings for the length of one pipeline."""
+    context = DataContext.get_current().copy()
     context.use_datasource_v2 = False  # the V2 reader merges small files into one block: one grain for all
-    context.checkpoint_config = CheckpointConfig(
+    context.retried_io_errors = [*context.retried_io_errors, *TRANSIENT_ERRORS]
+    context.checkpoint_config = _checkpoint(run)
+    if run.config.waiting_mib is not None:
+        limit = ExecutionResources.for_limits(object_store_memory=run.config.waiting_mib * 2**20)
+        context.execution_options.resource_limits = limit
+    with DataContext.current(context):
+        yield
+
+
+def _checkpoint(run: RunContext) -> CheckpointConfig:
+    """What is durable is known by its unit."""
+    checkpoint = CheckpointConfig(
         id_column="unit",
-        checkpoint_path=workspace.path("runs", run_id, "checkpoint"),
-        override_filesystem=workspace.fs,
+        checkpoint_path=run.workspace.path("runs", run.run_id, "checkpoint"),
+        override_filesystem=run.workspace.fs,
         delete_checkpoint_on_success=False,
     )
-    try:
-        yield
-    finally:
-        context.checkpoint_config, context.use_datasource_v2 = before
+    checkpoint.checkpoint_actor_pool_max_size = 1  # more would take the CPUs of the model actors
+    checkpoint.checkpoint_actor_memory_bytes = FILTER_BYTES
+    return checkpoint

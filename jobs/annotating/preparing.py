@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from sonoloop.jobs.annotating.context import RunContext
+from sonoloop.jobs.annotating.patience import Patience
 from sonoloop.jobs.annotating.units import UnitCase
 from sonoloop.model.chosen import choose_images
 from sonoloop.model.frames import Rgb, decode_frame
@@ -35,7 +36,8 @@ class Preparer:
     def __init__(self, run: RunContext) -> None:
         self._workspace: Store = run.workspace
         self._max_images = run.config.engine.max_images
-        folder = registry.fetch(run.workspace, run.model_version)
+        self._patiently = Patience(run.config.storage_patience_s)
+        folder = self._patiently(registry.fetch, run.workspace, run.model_version)
         self._cutter = PatchCutter.from_folder(folder, max_pixels=run.config.engine.max_pixels)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -68,7 +70,7 @@ class Preparer:
 
     def _load(self, image_key: str) -> Rgb:
         try:
-            return decode_frame(self._workspace.read_bytes(image_key))
+            return decode_frame(self._patiently(self._workspace.read_bytes, image_key))
         except FileNotFoundError as err:
             raise RejectedError(
                 Reason.IMAGE_MISSING, "a key frame is gone; run `sonoloop index` again"
