@@ -10,14 +10,14 @@ from pydantic import BaseModel
 
 from sonoloop.jobs.annotating.closing import RunCounts, close_run, forget_checkpoint
 from sonoloop.jobs.annotating.context import RunContext
+from sonoloop.jobs.annotating.figures import RunSummary, together
 from sonoloop.jobs.annotating.patience import Patience
 from sonoloop.jobs.annotating.pipeline import write_drafts
 from sonoloop.jobs.annotating.plan import Job, begin, dry_run, open_job
+from sonoloop.jobs.annotating.recorder import recorded
 from sonoloop.jobs.annotating.selection import EVERYTHING, Selection, read_case_list
-from sonoloop.jobs.annotating.units import InputParts
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
-from sonoloop.jobs.progress import counted
 from sonoloop.jobs.runs import Run, ray_session, stage
 from sonoloop.platform.errors import TooManyRejectionsError
 
@@ -33,7 +33,15 @@ class AnnotateSummary(BaseModel):
     rejected: int
     rejected_by_reason: dict[str, int]
     held: int
+    seconds: float
     cases_per_s: float
+    tokens_per_s: float | None
+    actor_utilisation: float | None
+    draft_s_per_case: float | None
+    prepare_s_per_case: float | None
+    cost: float | None
+    currency: str
+    advice: str | None
 
 
 def annotate(
@@ -92,7 +100,7 @@ def run_annotate(
     """
     job = open_job(config, selection, model)
     made = RunCounts()
-    seconds = 0.0
+    summaries: list[RunSummary] = []
     run_ids: list[str] = []
     resumed = False
     while True:
@@ -100,11 +108,13 @@ def run_annotate(
         if begun.run is None or begun.claim is None:
             break
         with begun.claim, ray_session(config.ray):
-            counts = _draft(job, begun.run)
+            counts, figures = _draft(job, begun.run)
             patiently = Patience(config.annotate.storage_patience_s)
-            seconds += patiently(begun.run.finished, job.workspace, _plain(counts)).seconds or 0.0
+            patiently(figures.write, job.workspace)
+            patiently(begun.run.finished, job.workspace, _plain(counts))
             patiently(forget_checkpoint, job.workspace, begun.run.run_id)
         made.add(counts)
+        summaries.append(figures)
         run_ids.append(begun.run.run_id)
         resumed = resumed or begun.resumed
         if not begun.resumed or selection.is_bounded:
@@ -115,8 +125,9 @@ def run_annotate(
         resumed=resumed,
         rejected_by_reason=dict(made.reasons),
         held=begun.counts.held if begun.counts else 0,
-        cases_per_s=made.cases / seconds if seconds else 0.0,
+        currency=config.cost.currency,
         **_plain(made),
+        **together(summaries),
     )
     _refuse_many_rejections(config, made)
     return summary
@@ -130,11 +141,10 @@ def _refuse_many_rejections(config: Config, counts: RunCounts) -> None:
         )
 
 
-def _draft(job: Job, run: Run) -> RunCounts:
-    """Do what is left of a run; returns what the whole run made."""
+def _draft(job: Job, run: Run) -> tuple[RunCounts, RunSummary]:
+    """Do what is left of a run; returns what the whole run made, and how."""
     workspace = job.workspace
-    num_cases = InputParts(workspace, run.run_id).num_cases
-    with stage("annotate") as counts, counted("annotate", num_cases) as counter:
+    with stage("annotate") as counts, recorded(job, run) as recorder:
         write_drafts(
             RunContext(
                 workspace=workspace,
@@ -143,12 +153,12 @@ def _draft(job: Job, run: Run) -> RunCounts:
                 prompt_version=job.prompt_version,
                 config_hash=job.config_hash,
                 config=job.config.annotate,
-                counter=counter,
+                watch=recorder.watch,
             )
         )
         made = close_run(workspace, run.run_id, patience_s=job.config.annotate.storage_patience_s)
         counts.update(_plain(made))
-    return made
+        return made, recorder.summary(made)
 
 
 def _plain(counts: RunCounts) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -75,6 +75,17 @@ class AnnotateConfig(Section):
         return draft_recipe(self.engine.language).id
 
 
+class CostConfig(Section):
+    """What the cluster costs while a run is under way."""
+
+    currency: str = Field(default="USD", description="of the prices, as it is shown")
+    node_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={},
+        description="price per hour of a whole node that has this resource (GPU, CPU) or label "
+        "(ray.io/market-type=spot); of several, the first one written counts",
+    )
+
+
 class PushConfig(Section):
     """Which cases people see first."""
 
@@ -122,6 +133,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     index: IndexConfig = IndexConfig()
     annotate: AnnotateConfig = AnnotateConfig()
+    cost: CostConfig = CostConfig()
     labelstudio: LabelStudioConfig = LabelStudioConfig()
     push: PushConfig = PushConfig()
     finetune: FinetuneConfig = FinetuneConfig()

@@ -1,24 +1,93 @@
 """Live progress of a distributed stage: workers count, the driver shows.
 
-On a terminal a bar; elsewhere a plain line every few seconds, so that no log sits silent.
+On a terminal a bar with a line of notes; elsewhere a plain line every few seconds: no log sits silent.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import RenderableType
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from sonoloop.jobs.output import progress as console
 
 POLL_S = 0.5
 LINE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a stage is.
+
+    Attributes:
+        done: Rows done.
+        total: Rows known of; 0 where none is yet.
+        per_s: Rows per second; None where nobody can tell yet.
+        left_s: Seconds until the last row; None where nobody can tell yet.
+        notes: What else there is to say, most important first.
+    """
+
+    done: int
+    total: int
+    per_s: float | None = None
+    left_s: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pace(self) -> tuple[str, ...]:
+        """Rate and time left, as far as they are known."""
+        per_s = f"{self.per_s:.3g}/s" if self.per_s is not None else ""
+        left = f"{in_words(self.left_s)} left" if self.left_s is not None and self.done < self.total else ""
+        return tuple(filter(None, (per_s, left)))
+
+    def __str__(self) -> str:
+        """One plain line."""
+        return ", ".join((f"{self.done}/{self.total}", *self.pace, *self.notes))
+
+
+Look = Callable[[], Standing | None]
+"""Asks how far a stage is; None where nobody answers."""
+
+
+@contextmanager
+def shown(title: str, look: Look) -> Iterator[None]:
+    """Show how far a stage is until the block ends."""
+    stop = threading.Event()
+    show = _show_bar if console.is_terminal else _show_lines
+    shower = threading.Thread(target=show, args=(title, look, stop), daemon=True)
+    shower.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        shower.join()
+
+
+def in_words(seconds: float) -> str:
+    """A duration as people say it, in its two largest units: ``35 s``, ``12 min``, ``3 h 20 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """For an actor that shares the driver's fate."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 @ray.remote(num_cpus=0)
@@ -47,52 +116,84 @@ class Counter:
 @contextmanager
 def counted(title: str, total: int = 0) -> Iterator[Any]:
     """A `Counter` handle for the workers, shown until the block ends; they may come to `expect` more."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    counter = Counter.options(scheduling_strategy=here).remote(total)  # type: ignore[attr-defined]
-    stop = threading.Event()
-    shower = threading.Thread(target=_show, args=(title, counter, stop), daemon=True)
-    shower.start()
+    counter = Counter.options(scheduling_strategy=on_this_node()).remote(total)  # type: ignore[attr-defined]
     try:
-        yield counter
+        with shown(title, _Pace(counter)):
+            yield counter
     finally:
-        stop.set()
-        shower.join()
         ray.kill(counter)  # tasks that know it are functions that Ray keeps, and its process with them
 
 
-def _show(title: str, counter: Any, stop: threading.Event) -> None:
-    show = _show_bar if console.is_terminal else _show_lines
-    show(title, counter, stop)
+class _Pace:
+    """Looks at a counter; rates count from the first rows on, since workers take time to start."""
+
+    def __init__(self, counter: Any) -> None:
+        self._counter = counter
+        self._first: tuple[float, int] | None = None
+
+    def __call__(self) -> Standing | None:
+        found: tuple[int, int, int] | None = asked(self._counter.read)
+        if found is None:
+            return None
+        done, rejected, total = found
+        notes = (f"{rejected} rejected",) if rejected else ()
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done) if done else None
+            return Standing(done, total, notes=notes)
+        since, before = self._first
+        per_s = (done - before) / (now - since) if now > since else 0.0
+        return Standing(done, total, per_s or None, (total - done) / per_s if per_s else None, notes)
 
 
-def _show_bar(title: str, counter: Any, stop: threading.Event) -> None:
+def asked(method: Any) -> Any:
+    """What an actor's method returns; None where the actor is gone or too busy to answer."""
+    try:
+        return ray.get(method.remote(), timeout=LINE_EVERY_S)
+    except RayError:
+        return None
+
+
+class _Bar(Progress):
+    """A bar, and the notes below it."""
+
+    notes = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Both."""
+        yield self.make_tasks_table(self.tasks)
+        if self.notes:
+            yield Text(self.notes, style="dim")
+
+
+def _show_bar(title: str, look: Look, stop: threading.Event) -> None:
     columns = (
         TextColumn(title),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rejected]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[rows]}"),
+        TextColumn("{task.fields[pace]}"),
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=None, rejected="")
+    with _Bar(*columns, console=console) as bar:
+        task = bar.add_task(title, total=None, rows="starting", pace="")
         running = True
         while running:
             running = not stop.wait(POLL_S)
-            done, rejected, total = ray.get(counter.read.remote())
-            bar.update(task, completed=done, total=total, rejected=f"{rejected} rejected" if rejected else "")
+            standing = look()
+            if standing is None or not standing.total:
+                continue
+            rows = f"{standing.done}/{standing.total}"
+            bar.notes = ", ".join(standing.notes)
+            bar.update(
+                task,
+                completed=standing.done,
+                total=standing.total,
+                rows=rows if standing.done else f"{rows}, starting",
+                pace=", ".join(standing.pace),
+            )
 
 
-def _show_lines(title: str, counter: Any, stop: threading.Event) -> None:
-    first: tuple[float, int] | None = None  # rates count from the first rows on: actors take time to start
+def _show_lines(title: str, look: Look, stop: threading.Event) -> None:
     while not stop.wait(LINE_EVERY_S):
-        done, rejected, total = ray.get(counter.read.remote())
-        if not total:
-            continue
-        if first is None:
-            first = (time.monotonic(), done) if done else None
-            console.print(f"{title}: {done}/{total}, {'under way' if done else 'starting'}")
-            continue
-        rate = (done - first[1]) / (time.monotonic() - first[0])
-        left = f", about {(total - done) / rate:.0f} s left" if rate else ""
-        bad = f", {rejected} rejected" if rejected else ""
-        console.print(f"{title}: {done}/{total}{bad}, {rate:.1f}/s{left}")
+        standing = look()
+        if standing is not None and standing.total:
+            console.print(f"{title}: {standing}" if standing.done else f"{title}: {standing}, starting")

@@ -90,6 +90,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
             yield
         return
     ray.init(
+        address=None if joins_cluster() else "local",  # not some other Ray that runs on this machine
         num_cpus=None if joins_cluster() else config.num_cpus,
         log_to_driver=False,
         logging_level=logging.WARNING,

@@ -20,7 +20,7 @@ class RunContext:
         prompt_version: What it is asked.
         config_hash: Of the settings that shape a draft.
         config: All settings.
-        counter: Handle of the actor that the workers report to.
+        watch: Handle of the actor that the workers report each unit to; None where nobody looks.
     """
 
     workspace: Store
@@ -29,4 +29,4 @@ class RunContext:
     prompt_version: str
     config_hash: str
     config: AnnotateConfig
-    counter: Any
+    watch: Any = None

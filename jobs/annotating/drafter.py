@@ -11,6 +11,7 @@ import pyarrow as pa
 from sonoloop.jobs.annotating.context import RunContext
 from sonoloop.jobs.annotating.patience import Patience
 from sonoloop.jobs.annotating.units import UnitCase
+from sonoloop.jobs.annotating.watch import Reporter
 from sonoloop.model.engine import Draft
 from sonoloop.model.open_engine import open_engine
 from sonoloop.model.prepared import PreparedCase
@@ -31,13 +32,15 @@ class Drafter:
         self._run = run
         folder = Patience(run.config.storage_patience_s)(registry.fetch, run.workspace, run.model_version)
         self._engine = open_engine(folder, run.config.engine)
+        self._reporter = Reporter(run, "draft")
 
     def __call__(self, batch: pa.Table) -> Iterable[pa.Table]:
         """Prepared units in, one `DraftRecord` row per case out, a table for each unit."""
         for row in batch.to_pylist():
-            records = self._unit(row["unit"], pickle.loads(row["prepared"]))
-            rejected = sum(record.status == "rejected" for record in records)
-            self._run.counter.add.remote(len(records), rejected)
+            pairs = pickle.loads(row["prepared"])
+            self._reporter.begin()
+            records = self._unit(row["unit"], pairs)
+            self._reporter.drafted(row["unit"], records)
             yield DraftRecord.table(records)
 
     def _unit(

@@ -12,6 +12,7 @@ import pyarrow as pa
 from sonoloop.jobs.annotating.context import RunContext
 from sonoloop.jobs.annotating.patience import Patience
 from sonoloop.jobs.annotating.units import UnitCase
+from sonoloop.jobs.annotating.watch import Reporter
 from sonoloop.model.chosen import choose_images
 from sonoloop.model.frames import Rgb, decode_frame
 from sonoloop.model.patches import PatchCutter
@@ -39,14 +40,21 @@ class Preparer:
         self._patiently = Patience(run.config.storage_patience_s)
         folder = self._patiently(registry.fetch, run.workspace, run.model_version)
         self._cutter = PatchCutter.from_folder(folder, max_pixels=run.config.engine.max_pixels)
+        self._reporter = Reporter(run, "prepare")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Units in, one row of `PREPARED` per unit out."""
         rows = [
-            {"unit": row["unit"], "prepared": pickle.dumps(self._unit(row["cases"]))}
+            {"unit": row["unit"], "prepared": self._prepared_unit(row["unit"], row["cases"])}
             for row in batch.to_pylist()
         ]
         return pa.Table.from_pylist(rows, schema=PREPARED)
+
+    def _prepared_unit(self, unit: int, cases: list[Mapping[str, Any]]) -> bytes:
+        self._reporter.begin()
+        prepared = pickle.dumps(self._unit(cases))
+        self._reporter.prepared(unit, len(cases))
+        return prepared
 
     def _unit(self, rows: list[Mapping[str, Any]]) -> list[tuple[UnitCase, PreparedCase | RejectedError]]:
         cases = [UnitCase.from_row(dict(row)) for row in rows]
