@@ -1,0 +1,121 @@
+"""A workspace, what an undisturbed run makes of it, and a cluster of three raylets: once for all."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from sonoloop.platform.workspace import Store
+from tests.chaos.disturbed import Annotate, copied, drafts_of, make_workspace, processes_below
+
+HEALTH = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 4,
+}
+"""A node whose raylet is killed counts as dead after 2 s instead of 15: only the test waits less."""
+ACCELERATOR = "accelerator"
+
+
+@dataclass
+class RayNodes:
+    """A head and worker nodes with an accelerator each, all raylets of this machine."""
+
+    cluster: Any
+    accelerated: list[Any] = field(default_factory=list)
+
+    def add_accelerated(self) -> None:
+        """One more node with an accelerator."""
+        node = self.cluster.add_node(num_cpus=2, resources={ACCELERATOR: 1}, object_store_memory=80 * 2**20)
+        self.accelerated.append(node)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of a driver that joins."""
+        return {**os.environ, "RAY_ADDRESS": self.cluster.address, "OMP_NUM_THREADS": "1"}
+
+    def raylet(self, node: Any) -> int:
+        """The pid of a node's raylet."""
+        return int(node.all_processes["raylet"][0].process.pid)
+
+    def find(self, name: str) -> dict[int, Any]:
+        """Pid -> node of the Ray workers whose title holds a name."""
+        nodes = [self.cluster.head_node, *self.accelerated]
+        return {
+            pid: node
+            for node in nodes
+            for pid, command in processes_below(self.raylet(node)).items()
+            if command.startswith("ray::") and name in command
+        }
+
+    def kill_node(self, node: Any) -> None:
+        """SIGKILL to a raylet; another node takes its place."""
+        os.kill(self.raylet(node), signal.SIGKILL)
+        self.accelerated.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.add_accelerated()
+
+    def stop(self) -> None:
+        """End all of it."""
+        self.cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Iterator[RayNodes]:
+    """A head with 4 logical CPUs and two nodes with 2 and an accelerator."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 4,
+            "include_dashboard": False,
+            "object_store_memory": 100 * 2**20,
+            "_system_config": HEALTH,
+        },
+    )
+    nodes = RayNodes(cluster)
+    nodes.add_accelerated()
+    nodes.add_accelerated()
+    yield nodes
+    nodes.stop()
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A workspace in which nothing is drafted; not to be written to."""
+    return make_workspace(tmp_path_factory.mktemp("chaos") / "workspace")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(prepared: Store, ray_nodes: RayNodes, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The drafts of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run = Annotate(copied(prepared, folder / "workspace"), folder, ray_nodes.env)
+    run.start()
+    run.finish()
+    return drafts_of(run.store)
+
+
+@pytest.fixture
+def annotate(prepared: Store, tmp_path: Path) -> Iterator[Callable[..., Annotate]]:
+    """Starts `sonoloop annotate` on a copy of the workspace; ended with the test."""
+    runs: list[Annotate] = []
+
+    def start(env: dict[str, str], *settings: str, store: Store | None = None) -> Annotate:
+        run = Annotate(store or copied(prepared, tmp_path / "workspace"), tmp_path, env, settings)
+        runs.append(run)
+        run.start()
+        return run
+
+    yield start
+    for run in runs:
+        if run.process.poll() is None:
+            run.kill()

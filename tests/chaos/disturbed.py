@@ -1,0 +1,189 @@
+"""What the chaos tests share: a workspace with cases and its undisturbed drafts, `sonoloop annotate` as a
+process, and a Ray cluster of several raylets whose processes can be found and killed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from sonoloop.model import nano
+from sonoloop.platform import registry
+from sonoloop.platform.records import CaseImage, CaseRecord, DraftRecord
+from sonoloop.platform.sorted_rooms import CASES, write_sorted
+from sonoloop.platform.workspace import S3Config, Store
+
+NUM_CASES = 48
+CASES_PER_UNIT = 2
+NUM_UNITS = NUM_CASES // CASES_PER_UNIT
+DEADLINE_S = 240
+
+
+def make_workspace(folder: Path) -> Store:
+    """A local workspace with the built-in model and cases of smooth random pictures."""
+    folder.mkdir()
+    store = Store(str(folder))
+    random = np.random.default_rng(5)
+    write_sorted(store, CASES, [_case(store, random, number) for number in range(NUM_CASES)], "cases.parquet")
+    version = registry.publish(store, nano.folder(), "echovlm-nano", lineage={})
+    registry.set_aliases(store, "echovlm-nano", {"champion": version}, expected=registry.Aliases())
+    return store
+
+
+def _case(store: Store, random: np.random.Generator, number: int) -> CaseRecord:
+    coarse = random.integers(0, 255, (12, 16), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    key = f"images/{number:02}.png"
+    store.write_bytes(stream.getvalue(), key)
+    image = CaseImage(image_key=key, instance_id="i", frame_index=0, width=320, height=240)
+    return CaseRecord(
+        case_id=f"case-{number:02}",
+        patient_key="p",
+        organ_hint="thyroid",
+        scanner=None,
+        images=(image,),
+        indexed_at=datetime(2025, 1, 1, tzinfo=UTC),
+    )
+
+
+def copied(store: Store, folder: Path) -> Store:
+    """A copy of a local workspace in another folder."""
+    shutil.copytree(store.root, folder)
+    return Store(str(folder))
+
+
+def uploaded(store: Store, uri: str, s3: S3Config) -> Store:
+    """A copy of a local workspace on S3."""
+    target = Store(uri, s3)
+    for path in Path(store.root).rglob("*"):
+        if path.is_file():
+            target.write_bytes(path.read_bytes(), *path.relative_to(store.root).parts)
+    aliases = target.get_control("models", "echovlm-nano", "aliases.json")
+    assert aliases is not None
+    return target
+
+
+def drafts_of(store: Store) -> pa.Table:
+    """Every row of ``drafts/`` in the order of the cases, all columns but the run's id."""
+    return store.read_tables(DraftRecord.ARROW, "drafts").sort_by("case_id").drop_columns("run_id")
+
+
+@dataclass
+class Annotate:
+    """``sonoloop annotate --json`` on a workspace, as a process group of its own.
+
+    Attributes:
+        store: The workspace.
+        folder: Where its configuration is written.
+        env: The environment.
+        settings: Lines of the section ``[annotate]``.
+    """
+
+    store: Store
+    folder: Path
+    env: dict[str, str]
+    settings: tuple[str, ...] = ()
+    process: subprocess.Popen[str] = field(init=False)
+
+    def start(self) -> None:
+        """Begin, or begin again after it was killed."""
+        lines = [f'workspace = "{self.store.uri}"', f'archive = "{self.folder}/archive"', "[annotate]"]
+        lines += [f"cases_per_unit = {CASES_PER_UNIT}", *self.settings]
+        if self.store.is_s3:
+            lines += ["[s3]", f'endpoint_url = "{self.store.s3.endpoint_url}"']
+        (self.folder / "sonoloop.toml").write_text("\n".join(lines))
+        command = [sys.executable, "-m", "sonoloop.jobs.cli", "annotate", "--json"]
+        self.process = subprocess.Popen(
+            [*command, "--config", str(self.folder / "sonoloop.toml")],
+            env=self.env,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=(self.folder / "stderr.txt").open("a"),
+            text=True,
+        )
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """Wait for something to come true while the process runs; returns it."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not (found := condition()):
+            assert self.process.poll() is None, f"annotate ended before {what}: {self._complaint()}"
+            assert time.monotonic() < deadline, f"not in {DEADLINE_S} s: {what}"
+            time.sleep(0.05)
+        return found
+
+    def until_durable(self, num_units: int) -> None:
+        """Wait until so many units are in ``drafts/`` and more are to come."""
+        self.until(lambda: len(self.files()) >= num_units, f"{num_units} units were durable")
+
+    def files(self) -> list[str]:
+        """What is in ``drafts/``."""
+        return self.store.table_paths("drafts")
+
+    def kill(self) -> None:
+        """SIGKILL to the whole process group: the driver and a Ray of its own."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        assert self.process.stdout
+        self.process.stdout.close()
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for its end; returns the summary that it prints."""
+        output, _ = self.process.communicate(timeout=DEADLINE_S)
+        assert self.process.returncode == 0, self._complaint()
+        summary: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+        return summary
+
+    def _complaint(self) -> str:
+        return (self.folder / "stderr.txt").read_text()[-3000:]
+
+
+def assert_undisturbed(run: Annotate, reference: pa.Table) -> None:
+    """In = drafted + rejected, every case once, and byte by byte what an undisturbed run wrote."""
+    summary = run.finish()
+    assert summary["cases"] == summary["drafted"] + summary["rejected"] == NUM_CASES, summary
+    found = drafts_of(run.store)
+    assert found["case_id"].to_pylist() == reference["case_id"].to_pylist()
+    assert found.equals(reference), differences(found, reference)
+
+
+def differences(found: pa.Table, reference: pa.Table) -> list[tuple[str, Any, Any]]:
+    """Of the first rows that differ, what differs."""
+    pairs = zip(found.to_pylist(), reference.to_pylist(), strict=True)
+    return [(name, a[name], b[name]) for a, b in pairs for name in a if a[name] != b[name]][:5]
+
+
+def processes_below(pid: int) -> dict[int, str]:
+    """Pid -> command line of all processes that a process started, and theirs."""
+    parents: dict[int, list[tuple[int, str]]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it ended meanwhile
+            continue
+        parents.setdefault(parent, []).append((int(entry.name), command))
+    found: dict[int, str] = {}
+    waiting = [pid]
+    while waiting:
+        for child, command in parents.get(waiting.pop(), []):
+            found[child] = command
+            waiting.append(child)
+    return found
