@@ -104,17 +104,19 @@ def _footer(workspace: Store, room: Room, path: str) -> SortedFile | None:
     """What the file's footer says; ``None`` for a file that is gone since it was listed."""
     with storage_errors(workspace.uri):
         try:
-            footer = pq.read_metadata(path, filesystem=workspace.fs)
+            with pq.ParquetFile(path, filesystem=workspace.fs) as file:
+                # not footer.schema: it refers back to the footer, and a million such wait for the collector
+                schema, footer = file.schema_arrow, file.metadata
         except FileNotFoundError:
             return None
         except pa.ArrowInvalid:
-            footer = None
-    if footer is None or not _is_of(room, footer.schema.to_arrow_schema()):
+            schema = None
+    if schema is None or not _is_of(room, schema):
         raise StorageError(
             f"{path} is not a table of this version of sonoloop; move it away, or move the whole room "
             f"{room.name}/ away and index again"
         )
-    column = footer.schema.to_arrow_schema().get_field_index(room.key)
+    column = schema.get_field_index(room.key)
     found = [footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups)]
     if not all(found):
         return SortedFile(path, "", chr(0x10FFFF), footer.num_rows)

@@ -13,10 +13,11 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 logger = logging.getLogger(__name__)
+
+KEYS_PER_REMOVAL = 1000
+"""What S3 takes at once."""
 
 
 class S3Config(BaseModel):
@@ -231,6 +235,22 @@ class Store:
         """Remove one object."""
         with storage_errors(self.uri):
             self.fs.delete_file(self.path(*parts))
+
+    def remove_paths(self, paths: Iterable[str]) -> None:
+        """Remove objects by their paths for `fs`; on S3 a thousand with one request."""
+        if not self.is_s3:
+            for path in paths:
+                Path(path).unlink(missing_ok=True)
+            return
+        bucket, _ = self.bucket_and_prefix
+        keys = iter(path.partition("/")[2] for path in paths)
+        while some := list(islice(keys, KEYS_PER_REMOVAL)):
+            with storage_errors(self.uri):
+                answer = self.client.delete_objects(
+                    Bucket=bucket, Delete={"Objects": [{"Key": key} for key in some], "Quiet": True}
+                )
+            if answer.get("Errors"):
+                raise StorageError(f"{self.uri}: {len(answer['Errors'])} of {len(some)} objects stay")
 
     def remove_folder(self, *parts: str) -> None:
         """Remove everything below a folder; one that is not there is as good."""

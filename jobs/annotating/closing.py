@@ -7,7 +7,7 @@ part's sorted file is written before the small ones go, and rows that stand in b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -15,12 +15,10 @@ import pyarrow.compute as pc
 import ray
 
 from sonoloop.jobs.annotating.patience import through_outages
-from sonoloop.jobs.annotating.units import InputParts, case_ids_of
+from sonoloop.jobs.annotating.units import InputParts, case_ids_of, read_part
 from sonoloop.platform.errors import CountError
 from sonoloop.platform.sorted_rooms import DRAFTS, KeyRange, SortedFile, files_of, newest
 from sonoloop.platform.workspace import Store
-
-PARTS_AT_ONCE = 4
 
 
 @dataclass
@@ -68,37 +66,40 @@ def forget_checkpoint(workspace: Store, run_id: str) -> None:
 
 def _close(workspace: Store, run_id: str) -> RunCounts:
     counts = RunCounts()
+    parts = InputParts(workspace, run_id).files
     files = files_of(workspace, DRAFTS, run_id)
-    for part in _closed_parts(workspace, run_id, files):
+    for part in _closed_parts(workspace, run_id, parts, files):
         counts.add(part)
-    written = {workspace.path("drafts", run_id, _sorted_name(file)) for file in _parts(workspace, run_id)}
-    for file in files:
-        if file.path not in written:
-            workspace.fs.delete_file(file.path)
+    written = {workspace.path("drafts", run_id, _sorted_name(part)) for part in parts}
+    workspace.remove_paths(file.path for file in files if file.path not in written)
     return counts
 
 
-def _parts(workspace: Store, run_id: str) -> tuple[SortedFile, ...]:
-    return InputParts(workspace, run_id).files
-
-
-def _closed_parts(workspace: Store, run_id: str, files: tuple[SortedFile, ...]) -> Iterator[RunCounts]:
+def _closed_parts(
+    workspace: Store, run_id: str, parts: Sequence[SortedFile], files: Sequence[SortedFile]
+) -> Iterator[RunCounts]:
     close = ray.remote(num_cpus=1)(_close_part)
-    shared = ray.put(files)
-    waiting = [(workspace, run_id, part) for part in _parts(workspace, run_id)]
+    at_once = int(ray.cluster_resources()["CPU"])
+    waiting = list(parts)
     under_way: list[ray.ObjectRef[RunCounts]] = []
     while waiting or under_way:
-        while waiting and len(under_way) < PARTS_AT_ONCE:
-            under_way.append(close.remote(*waiting.pop(), shared))
+        while waiting and len(under_way) < at_once:
+            part = waiting.pop()
+            reach = _reach(part)
+            reaching = [file for file in files if file.reaches(reach)]
+            under_way.append(close.remote(workspace, run_id, part, reaching))
         (done,), under_way = ray.wait(under_way, num_returns=1)
         yield ray.get(done)
 
 
-def _close_part(workspace: Store, run_id: str, part: SortedFile, files: tuple[SortedFile, ...]) -> RunCounts:
+def _reach(part: SortedFile) -> KeyRange:
+    return KeyRange(part.first, part.last + "\0")
+
+
+def _close_part(workspace: Store, run_id: str, part: SortedFile, files: Sequence[SortedFile]) -> RunCounts:
     """Count a part's rows against its cases, and write them as one sorted file."""
-    expected = case_ids_of(InputParts(workspace, run_id).read(part))
-    reach = KeyRange(part.first, part.last + "\0")
-    rows = newest(workspace, DRAFTS, files, reach)
+    expected = case_ids_of(read_part(workspace, part))
+    rows = newest(workspace, DRAFTS, files, _reach(part))
     # While the run lay, others may have tried its rejected cases again: their newer rows count, not ours.
     rows = rows.filter(pc.is_in(rows["case_id"], value_set=expected.combine_chunks()))
     if not rows["case_id"].equals(expected):

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sonoloop.jobs.annotating.claims import Claim, HeldError, is_held
 from sonoloop.jobs.annotating.selection import Chooser, Selection, SelectionCounts
-from sonoloop.jobs.annotating.units import InputParts, drop_attempted, write_units
+from sonoloop.jobs.annotating.units import InputParts, drop_attempted, read_part, write_units
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.output import progress
 from sonoloop.jobs.runs import Run, read_runs, start_run
@@ -185,7 +185,7 @@ def _drop_drafted_elsewhere(job: Job, run_id: str) -> int:
     inputs = InputParts(job.workspace, run_id)
     num_dropped = 0
     for file in inputs.files:
-        part = inputs.read(file)
+        part = read_part(job.workspace, file)
         found = drafts.read(KeyRange(file.first, file.last + "\0"))
         others = found.filter(pc.not_equal(found["run_id"], run_id)).select(["case_id", "attempts"])
         attempts = {row["case_id"]: row["attempts"] or 0 for row in others.to_pylist()}

@@ -26,6 +26,7 @@ from sonoloop.platform.sorted_rooms import CASES, DRAFTS, KeyRange, RoomReader, 
 from sonoloop.platform.tables import current_reviews, of_version
 from sonoloop.platform.workspace import S3Config, Store
 
+ROWS_AT_ONCE = 1024
 _CASE_COLUMNS = ("organ_hint", "images", "inputs_hash", "withdrawn")
 _DRAFT_COLUMNS = ("status", "reason", "inputs_hash")
 
@@ -151,7 +152,7 @@ class Chooser:
         highest = self._highest_draw()
         self.counts = SelectionCounts(unknown=len(self._selection.case_ids or ()))
         for keys in ranges_of(self._cases.files):
-            for row in self._eligible(keys).to_pylist():
+            for row in _rows(self._eligible(keys)):
                 drawn = highest is None or self._draw(row["case_id"]) <= highest
                 if not drawn or self.counts.selected == self._selection.limit:
                     self.counts.not_asked += 1
@@ -220,6 +221,12 @@ class Chooser:
         kept = cases.filter(mask)
         setattr(self.counts, otherwise, getattr(self.counts, otherwise) + cases.num_rows - kept.num_rows)
         return kept
+
+
+def _rows(cases: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows as Python values, a few at a time: of a whole range they took 500 MiB."""
+    for batch in cases.to_batches(max_chunksize=ROWS_AT_ONCE):
+        yield from batch.to_pylist()
 
 
 def _none_of(cases: pa.Table, groups: Sequence[pa.Array]) -> pa.Array:

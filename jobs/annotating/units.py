@@ -16,6 +16,7 @@ the other rows of a batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Self, TypeVar
@@ -25,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sonoloop.platform.lexicon import Organ
-from sonoloop.platform.sorted_rooms import KeyRange, SortedFile
+from sonoloop.platform.sorted_rooms import FOOTERS_AT_ONCE, KeyRange, SortedFile
 from sonoloop.platform.storage_errors import storage_errors
 from sonoloop.platform.workspace import Store
 
@@ -96,13 +97,22 @@ def part_of(run_id: str, number: int) -> tuple[str, ...]:
     return ("runs", run_id, "input", f"part-{number:06d}.parquet")
 
 
+def read_part(workspace: Store, file: SortedFile) -> pa.Table:
+    """One part of a run's input, without a look at the others: rows of `UNITS`.
+
+    Raises:
+        StorageError: the store refuses, or the file is no input of this version.
+    """
+    return workspace.read_table(UNITS, file.path)
+
+
 def case_ids_of(part: pa.Table) -> pa.ChunkedArray:
     """The case ids of a part of the input, in order."""
     return pc.struct_field(pc.list_flatten(part["cases"]), "case_id")
 
 
 class InputParts:
-    """A run's input, read a part at a time.
+    """The parts of a run's input and the cases that each of them reaches from and to.
 
     Args:
         workspace: Where the run is.
@@ -114,20 +124,17 @@ class InputParts:
 
     def __init__(self, workspace: Store, run_id: str) -> None:
         self._workspace = workspace
-        self.files = tuple(map(self._footer, workspace.table_paths("runs", run_id, "input")))
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            self.files = tuple(pool.map(self._footer, workspace.table_paths("runs", run_id, "input")))
 
     @property
     def num_cases(self) -> int:
         """Cases of the whole run."""
         return sum(file.num_rows for file in self.files)
 
-    def read(self, file: SortedFile) -> pa.Table:
-        """One part: rows of `UNITS`."""
-        return self._workspace.read_table(UNITS, file.path)
-
     def case_ids(self, keys: KeyRange) -> pa.Array:
         """The run's cases in a range of case ids, from the parts that reach into it."""
-        parts = [case_ids_of(self.read(file)) for file in self.files if file.reaches(keys)]
+        parts = [case_ids_of(read_part(self._workspace, file)) for file in self.files if file.reaches(keys)]
         return pa.chunked_array(parts, pa.string()).combine_chunks()
 
     def _footer(self, path: str) -> SortedFile:

@@ -9,7 +9,7 @@ import pytest
 
 from sonoloop.jobs.annotating.plan import Begun, Job, begin, dry_run, open_job
 from sonoloop.jobs.annotating.selection import EVERYTHING, Selection
-from sonoloop.jobs.annotating.units import InputParts
+from sonoloop.jobs.annotating.units import InputParts, read_part
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.init import run_init
 from sonoloop.platform.errors import NothingToDoError
@@ -127,7 +127,7 @@ def test_an_interrupted_run_is_gone_on_with_less_what_others_drafted_meanwhile(
     assert run_id_of(again) == run_id_of(first)
     assert cases_of(workspace, again) == [f"case-{number}" for number in (0, 1, 5, 6, 7, 8, 9)]
     assert "3 cases less: other runs drafted them" in capsys.readouterr().err
-    units = [InputParts(workspace, run_id_of(again)).read(file)["unit"] for file in _files(workspace, again)]
+    units = [read_part(workspace, file)["unit"] for file in _files(workspace, again)]
     assert units[0].to_pylist() == [0, 1, 2, 3]
 
 
