@@ -143,7 +143,6 @@ def draft(workspace: Store) -> dict[str, float]:
         prompt_version=PROMPT,
         config_hash="null",
         config=AnnotateConfig(),
-        counter=None,
     )
     first: dict[str, float] = {}
     begin = time.perf_counter()

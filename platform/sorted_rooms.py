@@ -102,16 +102,12 @@ def files_of(workspace: Store, room: Room, *parts: str) -> tuple[SortedFile, ...
 
 def _footer(workspace: Store, room: Room, path: str) -> SortedFile | None:
     """What the file's footer says; ``None`` for a file that is gone since it was listed."""
-    with storage_errors(workspace.uri):
-        try:
-            with pq.ParquetFile(path, filesystem=workspace.fs) as file:
-                # not footer.schema: it refers back to the footer, and a million such wait for the collector
-                schema, footer = file.schema_arrow, file.metadata
-        except FileNotFoundError:
-            return None
-        except pa.ArrowInvalid:
-            schema = None
-    if schema is None or not _is_of(room, schema):
+    try:
+        with storage_errors(workspace.uri):
+            schema, footer = _schema_and_footer(workspace, path)
+    except FileNotFoundError:
+        return None
+    if footer is None or not _is_of(room, schema):
         raise StorageError(
             f"{path} is not a table of this version of sonoloop; move it away, or move the whole room "
             f"{room.name}/ away and index again"
@@ -122,6 +118,16 @@ def _footer(workspace: Store, room: Room, path: str) -> SortedFile | None:
         return SortedFile(path, "", chr(0x10FFFF), footer.num_rows)
     keys = [key for statistics in found for key in (statistics.min, statistics.max)]
     return SortedFile(path, min(keys, default=""), max(keys, default=""), footer.num_rows)
+
+
+def _schema_and_footer(workspace: Store, path: str) -> tuple[pa.Schema, pq.FileMetaData | None]:
+    """Of a Parquet file; no footer where it is none."""
+    try:
+        with pq.ParquetFile(path, filesystem=workspace.fs) as file:
+            # Not footer.schema: it refers back to the footer, and thousands of them wait for the collector.
+            return file.schema_arrow, file.metadata
+    except pa.ArrowInvalid:
+        return pa.schema([]), None
 
 
 def _is_of(room: Room, found: pa.Schema) -> bool:

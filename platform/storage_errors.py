@@ -21,9 +21,13 @@ def storage_errors(where: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except (BotoCoreError, ClientError, OSError, pa.ArrowInvalid) as err:
+        if isinstance(err, OSError) and re.search(_GONE, str(err)):
+            raise FileNotFoundError(f"{where}: an object is gone since it was opened") from err
         raise _translated(err, where) from err
 
 
+_GONE = r"AWS Error (NO_SUCH_KEY|RESOURCE_NOT_FOUND) during GetObject"
+"""What pyarrow says of an object that was removed between two requests for it."""
 _CHANGED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _SILENT = (
     # Tried first: such a message quotes the whole address, in which any of the words below may occur.
