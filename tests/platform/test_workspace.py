@@ -249,3 +249,15 @@ def test_an_endpoint_from_the_environment_must_be_an_address(monkeypatch: pytest
 def test_a_configured_endpoint_must_be_an_address_without_keys(value: str) -> None:
     with pytest.raises(ValueError, match="endpoint_url"):
         S3Config(endpoint_url=value)
+
+
+def test_thousands_of_objects_are_removed_at_once_and_those_that_are_gone_do_no_harm(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sonoloop.platform.workspace.KEYS_PER_REMOVAL", 3)
+    for number in range(8):
+        store.write_bytes(b"x", "folder", f"{number}.txt")
+    paths = [store.path("folder", f"{number}.txt") for number in (0, 1, 2, 3, 4, 6, 7, 9)]
+    store.remove_paths(paths)
+    store.remove_paths([])
+    assert [info.uri for info in store.list_objects()] == [store.uri_of("folder", "5.txt")]
