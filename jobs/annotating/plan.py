@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.jobs.annotating.claims import Claim, HeldError, is_held
+from sonoloop.jobs.annotating.figures import last_rates, money
 from sonoloop.jobs.annotating.selection import Chooser, Selection, SelectionCounts
 from sonoloop.jobs.annotating.units import InputParts, drop_attempted, read_part, write_units
 from sonoloop.jobs.config import Config
@@ -206,6 +208,9 @@ class AnnotatePlan(BaseModel):
     model_actors: str
     holding: str
     preparers: str
+    estimated_seconds: float | None = Field(default=None, description="of the work, without its start")
+    estimated_cost: str | None = Field(default=None, description="null where no prices were set")
+    estimated_from: str | None = Field(default=None, description="the run whose figures these are")
 
 
 def dry_run(job: Job) -> AnnotatePlan:
@@ -227,6 +232,7 @@ def dry_run(job: Job) -> AnnotatePlan:
         model_actors=_range(config.num_actors, config.most_actors),
         holding=_shares(config.cpus_per_actor, config.gpus_per_actor, config.actor_resources),
         preparers=_range(1, config.max_preparers),
+        **_estimate(job, counts.selected),
     )
 
 
@@ -243,6 +249,21 @@ def _left_of(job: Job, run: Run) -> SelectionCounts:
     num_cases = InputParts(job.workspace, run.run_id).num_cases
     num_done = sum(file.num_rows for file in files_of(job.workspace, DRAFTS, run.run_id))
     return SelectionCounts(cases=num_cases, selected=num_cases - num_done, drafted=num_done)
+
+
+def _estimate(job: Job, num_cases: int) -> dict[str, Any]:
+    """From the newest finished run of the model; the slower of the two stages sets the time."""
+    config, rates = job.config.annotate, last_rates(job.workspace, job.model_version)
+    if rates is None:
+        return {}
+    draft_s = rates.draft_s_per_case / config.most_actors
+    prepare_s = rates.prepare_s_per_case / config.max_preparers
+    cost = rates.cost_per_case
+    return {
+        "estimated_seconds": num_cases * max(draft_s, prepare_s),
+        "estimated_cost": None if cost is None else money(num_cases * cost, rates.currency),
+        "estimated_from": rates.run_id,
+    }
 
 
 def _range(fewest: int, most: int) -> str:

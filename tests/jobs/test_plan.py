@@ -140,6 +140,7 @@ def test_a_dry_run_counts_and_writes_nothing(config: Config, workspace: Store) -
     assert (plan.cases["cases"], plan.cases["drafted"], plan.cases["selected"]) == (10, 2, 8)
     assert (plan.units, plan.continues) == (3, None)
     assert (plan.model_actors, plan.holding) == ("1 to 4", "1 CPU, 1 accelerator")
+    assert plan.estimated_seconds is None
     begun = begin(wish)
     assert begun.claim is not None
     with begun.claim:
