@@ -44,6 +44,11 @@ class Standing:
     notes: tuple[str, ...] = ()
 
     @property
+    def counts(self) -> str:
+        """Rows done of rows known of."""
+        return f"{self.done}/{self.total}"
+
+    @property
     def pace(self) -> tuple[str, ...]:
         """Rate and time left, as far as they are known."""
         per_s = f"{self.per_s:.3g}/s" if self.per_s is not None else ""
@@ -52,7 +57,7 @@ class Standing:
 
     def __str__(self) -> str:
         """One plain line."""
-        return ", ".join((f"{self.done}/{self.total}", *self.pace, *self.notes))
+        return ", ".join((self.counts, *self.pace, *self.notes))
 
 
 Look = Callable[[], Standing | None]
@@ -146,10 +151,10 @@ class _Pace:
         return Standing(done, total, per_s or None, (total - done) / per_s if per_s else None, notes)
 
 
-def asked(method: Any) -> Any:
+def asked(method: Any, *, timeout_s: float = LINE_EVERY_S) -> Any:
     """What an actor's method returns; None where the actor is gone or too busy to answer."""
     try:
-        return ray.get(method.remote(), timeout=LINE_EVERY_S)
+        return ray.get(method.remote(), timeout=timeout_s)
     except RayError:
         return None
 
@@ -181,13 +186,12 @@ def _show_bar(title: str, look: Look, stop: threading.Event) -> None:
             standing = look()
             if standing is None or not standing.total:
                 continue
-            rows = f"{standing.done}/{standing.total}"
             bar.notes = ", ".join(standing.notes)
             bar.update(
                 task,
                 completed=standing.done,
                 total=standing.total,
-                rows=rows if standing.done else f"{rows}, starting",
+                rows=standing.counts if standing.done else f"{standing.counts}, starting",
                 pace=", ".join(standing.pace),
             )
 

@@ -1,27 +1,37 @@
-"""``sonoloop status``: what the workspace holds."""
+"""``sonoloop status``: what the workspace holds, how its runs stand, and one run in full."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Literal
 
+import pyarrow as pa
 import pyarrow.compute as pc
+import typer
 from pydantic import BaseModel
 
+from sonoloop.jobs.annotating.figures import Figures, RunProgress, RunSummary, now
 from sonoloop.jobs.calibrating import read_calibrator
+from sonoloop.jobs.confidence import case_confidences
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
-from sonoloop.jobs.runs import read_runs
-from sonoloop.model.calibration import case_confidence
+from sonoloop.jobs.progress import in_words
+from sonoloop.jobs.runs import Run, read_run, read_runs
+from sonoloop.model.calibration import Calibrator
 from sonoloop.platform import registry
+from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.labelstudio.predictions import version_name
-from sonoloop.platform.records import DraftRecord
-from sonoloop.platform.sorted_rooms import CASES, INSTANCES, stream
-from sonoloop.platform.tables import count_rejections, current_reviews, read_drafts
+from sonoloop.platform.sorted_rooms import CASES, DRAFTS, INSTANCES, stream
+from sonoloop.platform.tables import count_rejections, current_reviews
 from sonoloop.platform.workspace import Store
+
+RunState = Literal["finished", "under way", "no sign of life"]
 
 
 class StatusSummary(BaseModel):
-    """Counts through the funnel, from archive objects to reviews, and the model aliases."""
+    """Counts through the funnel, from archive objects to reviews, the model aliases, and unfinished runs."""
 
     workspace: str
     objects: int
@@ -34,36 +44,108 @@ class StatusSummary(BaseModel):
     reviews: int
     aliases: dict[str, str | None]
     runs_unfinished: list[str]
+    runs_progress: dict[str, str]
     last_run: str | None
 
 
-def status(config: ConfigOption = "sonoloop.toml", json: JsonOption = False) -> None:
-    """Show what the workspace holds."""
-    show(run_status(load_config(config)), title="status", as_json=json)
+class RunStatus(BaseModel):
+    """One run: its summary where it is finished, its last progress where it is not."""
+
+    run_id: str
+    verb: str
+    state: RunState
+    started_at: datetime
+    progress: str
+    counts: dict[str, int]
+    figures: Figures | RunSummary | None
+
+
+def status(
+    config: ConfigOption = "sonoloop.toml",
+    run: Annotated[str | None, typer.Option(help="One run in full, by its id.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what the workspace holds, or how one run stands."""
+    settings = load_config(config)
+    if run is None:
+        show(run_status(settings), title="status", as_json=json)
+    else:
+        show(status_of_run(settings, run), title=f"run {run}", as_json=json)
 
 
 def run_status(config: Config) -> StatusSummary:
-    """Read every room of the workspace and count.
+    """Read every room of the workspace and count, a range of rows at a time.
 
     Raises:
         StorageError: the workspace cannot be reached.
     """
     workspace = config.open_workspace()
-    drafts, runs = read_drafts(workspace), read_runs(workspace)
-    organs = _cases_by_organ(workspace)
+    runs = read_runs(workspace)
+    unfinished = [run for run in runs if run.state == "running"]
+    drafts, organs = _counted_drafts(workspace), _cases_by_organ(workspace)
     return StatusSummary(
         workspace=workspace.uri,
         objects=_num_objects(workspace),
         objects_rejected=count_rejections(workspace),
         cases=organs.total(),
         cases_by_organ=dict(organs),
-        drafts_by_model=dict(Counter(d.model_version for d in drafts if d.status == "draft")),
-        confidence=_confidence(workspace, [d for d in drafts if d.status == "draft"]),
-        cases_rejected=dict(Counter(str(d.reason) for d in drafts if d.status == "rejected")),
+        drafts_by_model=dict(drafts.by_model),
+        confidence={version_name(*key): str(drafts.confidence[key]) for key in sorted(drafts.confidence)},
+        cases_rejected=dict(drafts.rejected),
         reviews=len(current_reviews(workspace)),
         aliases=registry.read_aliases(workspace, config.model.name).model_dump(),
-        runs_unfinished=[run.run_id for run in runs if run.state == "running"],
+        runs_unfinished=[run.run_id for run in unfinished],
+        runs_progress={
+            run.run_id: _progress(RunProgress.read(workspace, run.run_id))
+            for run in unfinished
+            if run.verb == "annotate"
+        },
         last_run=runs[-1].run_id if runs else None,
+    )
+
+
+def status_of_run(config: Config, run_id: str) -> RunStatus:
+    """One run, from the files it keeps in the workspace.
+
+    Raises:
+        ConfigError: there is no such run.
+        StorageError: the workspace cannot be reached.
+    """
+    workspace = config.open_workspace()
+    run = read_run(workspace, run_id)
+    if run is None:
+        raise ConfigError(f"{workspace.uri} has no run {run_id}; `sonoloop status` names the last ones")
+    summary, progress = RunSummary.read(workspace, run_id), RunProgress.read(workspace, run_id)
+    return RunStatus(
+        run_id=run.run_id,
+        verb=run.verb,
+        state=_state(run, progress),
+        started_at=run.started_at,
+        progress=_finished(run) if run.state == "finished" else _progress(progress),
+        counts=run.counts,
+        figures=summary if summary is not None else progress and progress.figures,
+    )
+
+
+def _state(run: Run, progress: RunProgress | None) -> RunState:
+    if run.state == "finished":
+        return "finished"
+    return "under way" if progress is None or progress.silent_s(now()) is None else "no sign of life"
+
+
+def _finished(run: Run) -> str:
+    return "finished" if run.seconds is None else f"finished {in_words(run.seconds)} after it was begun"
+
+
+def _progress(progress: RunProgress | None) -> str:
+    if progress is None:
+        return "no progress written yet"
+    silent_s = progress.silent_s(now())
+    if silent_s is None:
+        return str(progress.standing())
+    return (
+        f"no sign of life since {progress.updated_at:%Y-%m-%d %H:%M:%S} UTC ({in_words(silent_s)}); then "
+        f"{progress.standing().counts}; the same command goes on with it"
     )
 
 
@@ -80,19 +162,54 @@ def _cases_by_organ(workspace: Store) -> Counter[str]:
     return organs
 
 
-def _confidence(workspace: Store, drafts: list[DraftRecord]) -> dict[str, str]:
-    """Per model and prompt version: the mean confidence of its drafts, and what calibrated it."""
-    groups: dict[tuple[str, str], list[DraftRecord]] = {}
-    for draft in drafts:
-        groups.setdefault((draft.model_version, draft.prompt_version), []).append(draft)
-    return {version_name(*key): _confidence_line(workspace, key, groups[key]) for key in sorted(groups)}
+@dataclass
+class _Confidence:
+    """The mean confidence of the drafts of one model and prompt version, and what calibrated it."""
+
+    calibrator: Calibrator | None
+    total: float = 0.0
+    num_scores: int = 0
+
+    def add(self, drafts: pa.Table) -> None:
+        scores = case_confidences(drafts, self.calibrator)
+        self.total += float(scores.sum())
+        self.num_scores += len(scores)
+
+    def __str__(self) -> str:
+        mean = f"{self.total / self.num_scores:.3f}" if self.num_scores else "none"
+        if self.calibrator is None:
+            return f"{mean}, not calibrated"
+        fitted = self.calibrator
+        return f"{mean}, calibrated on {fitted.pooled.num_values} values of snapshot {fitted.snapshot}"
 
 
-def _confidence_line(workspace: Store, key: tuple[str, str], drafts: list[DraftRecord]) -> str:
-    calibrator = read_calibrator(workspace, *key)
-    found = [case_confidence(draft, calibrator) for draft in drafts]
-    scores = [score for score in found if score is not None]
-    mean = f"{sum(scores) / len(scores):.3f}" if scores else "none"
-    if calibrator is None:
-        return f"{mean}, not calibrated"
-    return f"{mean}, calibrated on {calibrator.pooled.num_values} values of snapshot {calibrator.snapshot}"
+@dataclass
+class _Drafts:
+    by_model: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    confidence: dict[tuple[str, str], _Confidence] = field(default_factory=dict)
+
+
+def _counted_drafts(workspace: Store) -> _Drafts:
+    counts = _Drafts()
+    columns = ("status", "reason", "confidence", "value_probabilities", "entities")
+    for table in stream(workspace, DRAFTS, columns=columns):
+        counts.rejected.update(
+            table.filter(pc.equal(table["status"], "rejected"))["reason"].fill_null("unknown").to_pylist()
+        )
+        drafts = table.filter(pc.equal(table["status"], "draft"))
+        for key in _versions(drafts):
+            own = drafts.filter(
+                pc.and_(pc.equal(drafts["model_version"], key[0]), pc.equal(drafts["prompt_version"], key[1]))
+            )
+            counts.by_model[key[0]] += own.num_rows
+            if key not in counts.confidence:
+                counts.confidence[key] = _Confidence(read_calibrator(workspace, *key))
+            counts.confidence[key].add(own)
+    return counts
+
+
+def _versions(drafts: pa.Table) -> list[tuple[str, str]]:
+    """The model and prompt versions in a table."""
+    keys = ["model_version", "prompt_version"]
+    return [(row[keys[0]], row[keys[1]]) for row in drafts.group_by(keys).aggregate([]).to_pylist()]

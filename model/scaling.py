@@ -38,8 +38,12 @@ class Scaling(BaseModel):
 
     def __call__(self, probability: float) -> float:
         """The calibrated probability, inside 0..1 also for 0 and 1; rises with its argument."""
-        log_odds = float(_logits([probability])[0]) / self.temperature + self.bias
-        return 1 / (1 + math.exp(-log_odds))
+        return float(self.each([probability])[0])
+
+    def each(self, probabilities: Sequence[float] | Array) -> Array:
+        """The same of many, float64."""
+        scaled: Array = 1 / (1 + np.exp(-_logits(probabilities) / self.temperature - self.bias))
+        return scaled
 
 
 def fit_scaling(probabilities: Sequence[float], kept: Sequence[bool]) -> Scaling:
@@ -95,7 +99,7 @@ class _Problem:
         return (low + high) / 2
 
 
-def _logits(probabilities: Sequence[float]) -> Array:
+def _logits(probabilities: Sequence[float] | Array) -> Array:
     p: Array = np.clip(np.asarray(probabilities, dtype=np.float64), CLIP, 1 - CLIP)
     logits: Array = np.log(p) - np.log1p(-p)
     return logits

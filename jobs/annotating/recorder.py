@@ -27,6 +27,8 @@ from sonoloop.platform.sorted_rooms import DRAFTS, files_of
 logger = logging.getLogger(__name__)
 
 RECORD_EVERY_S = 5.0
+LAST_WORD_S = 60.0
+"""For the watch to tell the figures of a run that is done."""
 
 
 class Recorder:
@@ -53,13 +55,13 @@ class Recorder:
 
     def look(self) -> Standing:
         """How far the run is."""
-        return self._progress().standing()
+        return self._progress(RECORD_EVERY_S).standing()
 
-    def record(self) -> None:
+    def record(self, *, timeout_s: float = RECORD_EVERY_S) -> None:
         """Look at the nodes, say what there is to say, and write the progress down."""
         if self._meter is not None:
             self._meter.look(ray.nodes(), time.monotonic())
-        progress = self._progress()
+        progress = self._progress(timeout_s)
         self._say(progress.figures)
         try:
             progress.write(self._job.workspace)
@@ -77,7 +79,7 @@ class Recorder:
 
     def summary(self, made: RunCounts) -> RunSummary:
         """The figures of the whole run; what its drafts say counts, not what was reported."""
-        self.record()
+        self.record(timeout_s=LAST_WORD_S)
         figures, size = self._figures, self._run.config["annotate"]["cases_per_unit"]
         draft_s = figures.draft_s_per_case
         return RunSummary(
@@ -109,8 +111,8 @@ class Recorder:
             advice=figures.advice,
         )
 
-    def _progress(self) -> RunProgress:
-        self._figures = asked(self.watch.read) or self._figures
+    def _progress(self, timeout_s: float) -> RunProgress:
+        self._figures = asked(self.watch.read, timeout_s=timeout_s) or self._figures
         return RunProgress(
             run_id=self._run.run_id,
             model_version=self._job.model_version,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sonoloop.jobs.annotating.figures import Figures, RunProgress
+from sonoloop.jobs.confidence import case_confidences
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.runs import start_run
-from sonoloop.jobs.status import run_status
-from sonoloop.model.calibration import Calibrator
+from sonoloop.jobs.status import run_status, status_of_run
+from sonoloop.model.calibration import Calibrator, case_confidence
 from sonoloop.model.scaling import Scaling
 from sonoloop.platform import registry
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord
-from sonoloop.platform.errors import StorageError
+from sonoloop.platform.errors import ConfigError, StorageError
 from sonoloop.platform.records import CaseRecord, DraftRecord
 from sonoloop.platform.registry import Aliases
 from sonoloop.platform.workspace import Store
@@ -119,3 +123,85 @@ def test_the_confidence_of_each_models_drafts_says_what_calibrated_it(tmp_path: 
         "m/1@p": "0.800, not calibrated",
         "m/2@p": "0.504, calibrated on 60 values of snapshot s",
     }
+
+
+def test_the_confidence_of_a_table_is_that_of_its_drafts() -> None:
+    calibrator = Calibrator(
+        model_version="m/1",
+        prompt_version="p",
+        snapshot="s",
+        pooled=Scaling(temperature=2.0),
+        organs={"liver": Scaling(temperature=3.0, bias=0.5)},
+    )
+    liver = '{"organ":"liver","parenchyma":"normal","lesion":"absent"}'
+    thyroid = '{"organ":"thyroid","lesion":"absent"}'
+    drafts = [
+        a_draft(case_id="a", entities=liver, value_probabilities={"x": 0.75, "y": 0.9}),
+        a_draft(case_id="b", entities=thyroid, value_probabilities={"x": 0.6}),
+        a_draft(case_id="c", entities=thyroid, confidence=0.3),
+        a_draft(case_id="d"),
+        a_draft(case_id="e", entities=thyroid, value_probabilities={"x": 1.0, "y": 0.0, "z": 0.5}),
+    ]
+    for used in (calibrator, None):
+        expected = [case_confidence(draft, used) for draft in drafts if draft.case_id != "d"]
+        table = DraftRecord.table(drafts)
+        for start in (0, 1):
+            found = case_confidences(table.slice(start), used)
+            np.testing.assert_allclose(found, np.array(expected[start:], dtype=float), rtol=1e-12)
+    assert len(case_confidences(DraftRecord.table([]), calibrator)) == 0
+
+
+def a_draft(**values: object) -> DraftRecord:
+    """A draft of one model."""
+    keys = {"run_id": "r", "model_version": "m/1", "prompt_version": "p", "config_hash": "h"}
+    return DraftRecord.model_validate({"status": "draft", **keys, **values})
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Config:
+    """A workspace with an annotate run under way, one that went silent, one that has just begun."""
+    config = Config(workspace=str(tmp_path), archive="a")
+    workspace, moment = config.open_workspace(), datetime.now(UTC)
+    for run_id, age_s in (("silent", 600), ("under-way", 5)):
+        start_run(workspace, "annotate", run_id=run_id, key="k", config=config)
+        RunProgress(
+            run_id=run_id,
+            model_version="m/1",
+            prompt_version="p",
+            updated_at=moment - timedelta(seconds=age_s),
+            figures=Figures(cases=10, done=4, actors=2, actor_utilisation=0.97, recent_cases_per_s=2.0),
+            cost=1.5,
+            currency="EUR",
+        ).write(workspace)
+    start_run(workspace, "annotate", run_id="begun", key="k", config=config)
+    start_run(workspace, "index", run_id="index", key="k", config=config)
+    return config
+
+
+def test_a_run_under_way_says_how_far_it_is_and_a_silent_one_since_when_it_is_silent(runs: Config) -> None:
+    told = run_status(runs).runs_progress
+    assert told["under-way"] == "4/10, 2/s, 2 actors 97% busy, 1.50 EUR"
+    assert told["begun"] == "no progress written yet"
+    assert re.fullmatch(
+        r"no sign of life since [\d: -]+ UTC \(10 min\); then 4/10; the same command goes on with it",
+        told["silent"],
+    )
+    assert "index" not in told
+
+
+def test_one_run_is_shown_in_full(runs: Config) -> None:
+    states = {name: status_of_run(runs, name) for name in ("under-way", "silent", "begun", "index")}
+    assert [status.state for status in states.values()] == [
+        "under way",
+        "no sign of life",
+        "under way",
+        "under way",
+    ]
+    assert isinstance(states["silent"].figures, Figures)
+    assert states["silent"].figures.done == 4
+    assert states["begun"].figures is None
+
+
+def test_a_run_that_is_not_there_is_told(runs: Config) -> None:
+    with pytest.raises(ConfigError, match="has no run nowhere"):
+        status_of_run(runs, "nowhere")
