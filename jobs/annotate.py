@@ -11,15 +11,15 @@ from pydantic import BaseModel
 from sonoloop.jobs.annotating.closing import RunCounts, close_run, forget_checkpoint
 from sonoloop.jobs.annotating.context import RunContext
 from sonoloop.jobs.annotating.figures import RunSummary, together
+from sonoloop.jobs.annotating.guard import guarded, refuse_many_rejections
 from sonoloop.jobs.annotating.patience import Patience
-from sonoloop.jobs.annotating.pipeline import write_drafts
+from sonoloop.jobs.annotating.pipeline import Stages, write_drafts
 from sonoloop.jobs.annotating.plan import Job, begin, dry_run, open_job
 from sonoloop.jobs.annotating.recorder import recorded
 from sonoloop.jobs.annotating.selection import EVERYTHING, Selection, read_case_list
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.runs import Run, ray_session, stage
-from sonoloop.platform.errors import TooManyRejectionsError
 
 
 class AnnotateSummary(BaseModel):
@@ -83,7 +83,11 @@ def annotate(
 
 
 def run_annotate(
-    config: Config, selection: Selection = EVERYTHING, *, model: str = "champion"
+    config: Config,
+    selection: Selection = EVERYTHING,
+    *,
+    model: str = "champion",
+    stages: Stages = Stages(),  # noqa: B008 - frozen
 ) -> AnnotateSummary:
     """Draft what is not drafted yet; an interrupted run of the same wish is finished first.
 
@@ -91,6 +95,7 @@ def run_annotate(
         config: The configuration.
         selection: Which cases.
         model: Alias or version.
+        stages: What prepares and what drafts.
 
     Raises:
         NothingToDoError: the workspace has no cases.
@@ -108,7 +113,7 @@ def run_annotate(
         if begun.run is None or begun.claim is None:
             break
         with begun.claim, ray_session(config.ray):
-            counts, figures = _draft(job, begun.run)
+            counts, figures = _draft(job, begun.run, stages)
             patiently = Patience(config.annotate.storage_patience_s)
             patiently(figures.write, job.workspace)
             patiently(begun.run.finished, job.workspace, _plain(counts))
@@ -129,22 +134,18 @@ def run_annotate(
         **_plain(made),
         **together(summaries),
     )
-    _refuse_many_rejections(config, made)
+    refuse_many_rejections(config.annotate, made)
     return summary
 
 
-def _refuse_many_rejections(config: Config, counts: RunCounts) -> None:
-    if counts.rejected > config.annotate.max_rejected_share * counts.cases:
-        raise TooManyRejectionsError(
-            f"{counts.rejected} of {counts.cases} cases were rejected, above annotate.max_rejected_share; "
-            f"reasons: {dict(counts.reasons)}"
-        )
-
-
-def _draft(job: Job, run: Run) -> tuple[RunCounts, RunSummary]:
+def _draft(job: Job, run: Run, stages: Stages) -> tuple[RunCounts, RunSummary]:
     """Do what is left of a run; returns what the whole run made, and how."""
     workspace = job.workspace
-    with stage("annotate") as counts, recorded(job, run) as recorder:
+    with (
+        stage("annotate") as counts,
+        recorded(job, run) as recorder,
+        guarded(job.config.annotate) as guard,
+    ):
         write_drafts(
             RunContext(
                 workspace=workspace,
@@ -154,7 +155,9 @@ def _draft(job: Job, run: Run) -> tuple[RunCounts, RunSummary]:
                 config_hash=job.config_hash,
                 config=job.config.annotate,
                 watch=recorder.watch,
-            )
+                guard=guard,
+            ),
+            stages,
         )
         made = close_run(workspace, run.run_id, patience_s=job.config.annotate.storage_patience_s)
         counts.update(_plain(made))

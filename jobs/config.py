@@ -59,10 +59,31 @@ class AnnotateConfig(Section):
         ge=0,
         description="seconds that S3 may be away or busy before a case is rejected for it, or the run stops",
     )
+    max_attempts: int = Field(
+        default=2, ge=1, description="processes that a case may take down, alone, before it is rejected"
+    )
+    case_timeout_s: float = Field(
+        default=300,
+        gt=0,
+        description="seconds that a case may take in one stage, and a unit for each of its cases; then its "
+        "process is ended",
+    )
     max_rejected_share: float = Field(
         default=0.5, ge=0, le=1, description="share of rejected cases that fails the run"
     )
+    min_cases_before_stop: int = Field(
+        default=100, ge=1, description="cases that are done before a run may stop early for that share"
+    )
     engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _waiting_is_not_hanging(self) -> Self:
+        if self.case_timeout_s <= self.storage_patience_s:
+            raise ValueError(
+                f"case_timeout_s ({self.case_timeout_s:g}) must be above storage_patience_s "
+                f"({self.storage_patience_s:g}): a case that waits for the store would count as hanging"
+            )
+        return self
 
     @property
     def most_actors(self) -> int:

@@ -26,6 +26,8 @@ class Reason(StrEnum):
     TOO_MANY_TOKENS = "too-many-tokens"
     INVALID_OUTPUT = "invalid-output"
     MODEL_FAILED = "model-failed"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed-out"
     NOT_DICOM = "not-dicom"
     NOT_REVIEWED = "not-reviewed"
     NO_RESULT = "no-result"
@@ -94,17 +96,19 @@ class RejectedError(SonoloopError):
         reason: The code the table will carry.
         detail: What was expected and found, free of patient text.
         retryable: Whether the same input may succeed later.
+        tries: How often it was tried before it was given up.
     """
 
-    def __init__(self, reason: Reason, detail: str, *, retryable: bool = False) -> None:
+    def __init__(self, reason: Reason, detail: str, *, retryable: bool = False, tries: int = 1) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
         self.retryable = retryable
+        self.tries = tries
 
     def __reduce__(self) -> tuple[partial[RejectedError], tuple[Reason, str]]:
         """Travel between Ray's processes, which the default cannot with a keyword argument."""
-        return partial(type(self), retryable=self.retryable), (self.reason, self.detail)
+        return partial(type(self), retryable=self.retryable, tries=self.tries), (self.reason, self.detail)
 
 
 class GateRefusedError(SonoloopError):

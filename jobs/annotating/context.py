@@ -21,6 +21,7 @@ class RunContext:
         config_hash: Of the settings that shape a draft.
         config: All settings.
         watch: Handle of the actor that the workers report each unit to; None where nobody looks.
+        guard: Handle of the actor that knows what each worker has in hand; None where nobody looks.
     """
 
     workspace: Store
@@ -30,3 +31,4 @@ class RunContext:
     config_hash: str
     config: AnnotateConfig
     watch: Any = None
+    guard: Any = None

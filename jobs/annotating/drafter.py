@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from sonoloop.jobs.annotating.context import RunContext
+from sonoloop.jobs.annotating.guard import Guarded
 from sonoloop.jobs.annotating.patience import Patience
 from sonoloop.jobs.annotating.units import UnitCase
 from sonoloop.jobs.annotating.watch import Reporter
@@ -30,6 +31,7 @@ class Drafter:
 
     def __init__(self, run: RunContext) -> None:
         self._run = run
+        self._guarded = Guarded(run, "draft")
         folder = Patience(run.config.storage_patience_s)(registry.fetch, run.workspace, run.model_version)
         self._engine = open_engine(folder, run.config.engine)
         self._reporter = Reporter(run, "draft")
@@ -41,13 +43,14 @@ class Drafter:
             self._reporter.begin()
             records = self._unit(row["unit"], pairs)
             self._reporter.drafted(row["unit"], records)
+            self._guarded.count(records)
             yield DraftRecord.table(records)
 
     def _unit(
         self, unit: int, pairs: list[tuple[UnitCase, PreparedCase | RejectedError]]
     ) -> list[DraftRecord]:
         prepared = [case for _, case in pairs if isinstance(case, PreparedCase)]
-        results = iter(self._engine.draft(prepared))
+        results = iter(self._guarded.do(unit, prepared, self._engine.draft))
         records = []
         for case, outcome in pairs:
             if isinstance(outcome, RejectedError):
@@ -67,7 +70,7 @@ class Drafter:
             reason=error.reason,
             detail=error.detail,
             retryable=error.retryable,
-            **self._stamp(unit, case),
+            **self._stamp(unit, case, tries=error.tries),
         )
 
     def _draft(self, unit: int, case: UnitCase, result: Draft) -> DraftRecord:
@@ -84,14 +87,14 @@ class Drafter:
             **self._stamp(unit, case),
         )
 
-    def _stamp(self, unit: int, case: UnitCase) -> dict[str, Any]:
+    def _stamp(self, unit: int, case: UnitCase, *, tries: int = 1) -> dict[str, Any]:
         return {
             "case_id": case.case_id,
             "run_id": self._run.run_id,
             "model_version": self._run.model_version,
             "prompt_version": self._run.prompt_version,
             "config_hash": self._run.config_hash,
-            "attempts": case.attempts + 1,
+            "attempts": case.attempts + tries,
             "inputs_hash": case.inputs_hash,
             "unit": unit,
         }

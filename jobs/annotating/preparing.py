@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from sonoloop.jobs.annotating.context import RunContext
+from sonoloop.jobs.annotating.guard import Guarded
 from sonoloop.jobs.annotating.patience import Patience
 from sonoloop.jobs.annotating.units import UnitCase
 from sonoloop.jobs.annotating.watch import Reporter
@@ -35,6 +36,7 @@ class Preparer:
     """
 
     def __init__(self, run: RunContext) -> None:
+        self._guarded = Guarded(run, "prepare")
         self._workspace: Store = run.workspace
         self._max_images = run.config.engine.max_images
         self._patiently = Patience(run.config.storage_patience_s)
@@ -52,13 +54,16 @@ class Preparer:
 
     def _prepared_unit(self, unit: int, cases: list[Mapping[str, Any]]) -> bytes:
         self._reporter.begin()
-        prepared = pickle.dumps(self._unit(cases))
+        prepared = pickle.dumps(self._unit(unit, cases))
         self._reporter.prepared(unit, len(cases))
         return prepared
 
-    def _unit(self, rows: list[Mapping[str, Any]]) -> list[tuple[UnitCase, PreparedCase | RejectedError]]:
+    def _unit(
+        self, unit: int, rows: list[Mapping[str, Any]]
+    ) -> list[tuple[UnitCase, PreparedCase | RejectedError]]:
         cases = [UnitCase.from_row(dict(row)) for row in rows]
-        return [(case, self._case(case)) for case in cases]
+        outcomes = self._guarded.do(unit, cases, lambda some: [self._case(case) for case in some])
+        return list(zip(cases, outcomes, strict=True))
 
     def _case(self, case: UnitCase) -> PreparedCase | RejectedError:
         try:
