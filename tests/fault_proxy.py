@@ -51,6 +51,22 @@ def proxy_before(endpoint: str) -> Iterator[Proxy]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            self._answer()
+
+        def do_HEAD(self) -> None:
+            self._answer()
+
+        def do_PUT(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            self._answer()
+
+        def do_DELETE(self) -> None:
+            self._answer()
+
+        def _answer(self) -> None:
+            sent = self._body()
             key = unquote(urlparse(self.path).path).partition("/")[2].partition("/")[2]
             fault = proxy.fault(key) or Fault()
             time.sleep(fault.pause_s)
@@ -58,16 +74,37 @@ def proxy_before(endpoint: str) -> Iterator[Proxy]:
                 body = f"<Error><Code>{fault.code}</Code><Message>by the test</Message></Error>".encode()
                 self._send(fault.status, {"Content-Type": "application/xml"}, body)
                 return
-            connection = HTTPConnection(backend.hostname or "", backend.port or 80, timeout=20)
-            connection.request("GET", self.path, headers=dict(self.headers))
-            answer = connection.getresponse()
-            body = answer.read()
-            connection.close()
-            if fault.cut_after is not None:
-                self._send(answer.status, dict(answer.getheaders()), body[: fault.cut_after], len(body))
+            try:
+                status, headers, body = self._forwarded(sent)
+            except OSError:  # the backend is away
                 self.close_connection = True
                 return
-            self._send(answer.status, dict(answer.getheaders()), body)
+            length = int(headers.get("Content-Length") or 0) if self.command == "HEAD" else len(body)
+            if fault.cut_after is not None:
+                self._send(status, headers, body[: fault.cut_after], length)
+                self.close_connection = True
+                return
+            self._send(status, headers, body, length)
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            chunks = []
+            while size := int(self.rfile.readline(), 16):
+                chunks.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(chunks)
+
+        def _forwarded(self, sent: bytes) -> tuple[int, dict[str, str], bytes]:
+            connection = HTTPConnection(backend.hostname or "", backend.port or 80, timeout=20)
+            try:
+                headers = {n: v for n, v in self.headers.items() if n.lower() != "transfer-encoding"}
+                connection.request(self.command, self.path, body=sent, headers=headers)
+                answer = connection.getresponse()
+                return answer.status, dict(answer.getheaders()), answer.read()
+            finally:
+                connection.close()
 
         def _send(self, status: int, headers: dict[str, str], body: bytes, length: int | None = None) -> None:
             self.send_response(status)
@@ -82,7 +119,7 @@ def proxy_before(endpoint: str) -> Iterator[Proxy]:
                     self.send_header(name, value)
             self.send_header("Content-Length", str(len(body) if length is None else length))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(b"" if self.command == "HEAD" else body)
 
         def log_message(self, *_: Any) -> None:
             """Silence."""

@@ -49,14 +49,22 @@ class Demand:
 
 
 def check_schedulable(config: AnnotateConfig) -> None:
-    """Refuse actors that would wait for ever.
+    """Refuse actors that would wait for ever in the cluster that this process is connected to.
 
     Raises:
-        ConfigError: the cluster has too few logical CPUs, GPUs or custom resources, or no node that holds
-            an actor together with what else may come to it.
+        ConfigError: as of `check_fits`.
+    """
+    check_fits(config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
+def check_fits(config: AnnotateConfig, nodes: list[Resources]) -> None:
+    """Refuse a configuration whose actors might find no place on these nodes.
+
+    Raises:
+        ConfigError: too few logical CPUs, GPUs or custom resources in all, or no node that holds an actor
+            together with what else may come to it.
     """
     demand = Demand.of(config)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for name, amount in demand.total().items():
         there = sum(node.get(name, 0) for node in nodes)
         if there + _SLACK < amount:

@@ -11,9 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-
-from sonoloop.platform.workspace import Store
 from tests.chaos.disturbed import Annotate, copied, drafts_of, make_workspace, processes_below
+from tests.conftest import S3Stack, started
+
+from sonoloop.platform.stack import Component, environment, s3, stop
+from sonoloop.platform.workspace import Store
 
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
@@ -68,14 +70,29 @@ class RayNodes:
 
 
 @pytest.fixture(scope="session")
-def ray_nodes() -> Iterator[RayNodes]:
-    """A head with 4 logical CPUs and two nodes with 2 and an accelerator."""
+def own_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Stack]:
+    """An S3 that no other test uses."""
+    folder = tmp_path_factory.mktemp("own-s3")
+    endpoint = started(folder, Component.S3).s3_endpoint
+    assert endpoint is not None
+    client = s3.client(endpoint, s3.load_or_create_keys(folder))
+    yield S3Stack(folder=folder, endpoint=endpoint, env=environment(folder), client=client)
+    stop(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_nodes(own_s3: S3Stack) -> Iterator[RayNodes]:
+    """A head with 4 logical CPUs and two nodes with 2 and an accelerator; all know the keys of `own_s3`."""
     from ray.cluster_utils import Cluster
 
+    patch = pytest.MonkeyPatch()
+    for name, value in own_s3.env.items():
+        patch.setenv(name, value)
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
             "num_cpus": 4,
+            "resources": {"decoder": 1},
             "include_dashboard": False,
             "object_store_memory": 100 * 2**20,
             "_system_config": HEALTH,
@@ -86,6 +103,7 @@ def ray_nodes() -> Iterator[RayNodes]:
     nodes.add_accelerated()
     yield nodes
     nodes.stop()
+    patch.undo()
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +128,9 @@ def annotate(prepared: Store, tmp_path: Path) -> Iterator[Callable[..., Annotate
     runs: list[Annotate] = []
 
     def start(env: dict[str, str], *settings: str, store: Store | None = None) -> Annotate:
-        run = Annotate(store or copied(prepared, tmp_path / "workspace"), tmp_path, env, settings)
+        folder = tmp_path / str(len(runs))
+        folder.mkdir()
+        run = Annotate(store or copied(prepared, folder / "workspace"), folder, env, settings)
         runs.append(run)
         run.start()
         return run

@@ -20,17 +20,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+from tests.conftest import started
 
 from sonoloop.model import nano
 from sonoloop.platform import registry
+from sonoloop.platform.errors import StorageError
 from sonoloop.platform.records import CaseImage, CaseRecord, DraftRecord
 from sonoloop.platform.sorted_rooms import CASES, write_sorted
+from sonoloop.platform.stack import Component, processes, s3
 from sonoloop.platform.workspace import S3Config, Store
 
-NUM_CASES = 48
+NUM_CASES = 36
 CASES_PER_UNIT = 2
 NUM_UNITS = NUM_CASES // CASES_PER_UNIT
 DEADLINE_S = 240
+STORAGE_EXIT = StorageError.exit_code
 
 
 def make_workspace(folder: Path) -> Store:
@@ -122,7 +126,7 @@ class Annotate:
         """Wait for something to come true while the process runs; returns it."""
         deadline = time.monotonic() + DEADLINE_S
         while not (found := condition()):
-            assert self.process.poll() is None, f"annotate ended before {what}: {self._complaint()}"
+            assert self.process.poll() is None, f"annotate ended before {what}: {self.complaint()}"
             assert time.monotonic() < deadline, f"not in {DEADLINE_S} s: {what}"
             time.sleep(0.05)
         return found
@@ -145,19 +149,41 @@ class Annotate:
     def finish(self) -> dict[str, Any]:
         """Wait for its end; returns the summary that it prints."""
         output, _ = self.process.communicate(timeout=DEADLINE_S)
-        assert self.process.returncode == 0, self._complaint()
+        assert self.process.returncode == 0, self.complaint()
         summary: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
         return summary
 
-    def _complaint(self) -> str:
+    def finish_or_again(self) -> None:
+        """Wait for its end; while it stops because the store is away, or was killed, the same again."""
+        while self.process.wait(DEADLINE_S) in (STORAGE_EXIT, -signal.SIGKILL):
+            assert self.process.stdout
+            self.process.stdout.close()
+            self.start()
+
+    def complaint(self) -> str:
+        """The end of what it said."""
         return (self.folder / "stderr.txt").read_text()[-3000:]
 
 
+def restart_s3(folder: Path, *, away_s: float = 3) -> None:
+    """SIGKILL to the S3 of a state folder; it is started again a little later."""
+    record = processes.read(folder, s3.NAME)
+    assert record is not None
+    os.killpg(record.pid, signal.SIGKILL)
+    time.sleep(away_s)
+    started(folder, Component.S3)
+
+
 def assert_undisturbed(run: Annotate, reference: pa.Table) -> None:
-    """In = drafted + rejected, every case once, and byte by byte what an undisturbed run wrote."""
+    """The run ends by itself with in = drafted + rejected, and with what an undisturbed run wrote."""
     summary = run.finish()
     assert summary["cases"] == summary["drafted"] + summary["rejected"] == NUM_CASES, summary
-    found = drafts_of(run.store)
+    assert_same(run.store, reference)
+
+
+def assert_same(store: Store, reference: pa.Table) -> None:
+    """Every case once, and byte by byte what an undisturbed run wrote."""
+    found = drafts_of(store)
     assert found["case_id"].to_pylist() == reference["case_id"].to_pylist()
     assert found.equals(reference), differences(found, reference)
 

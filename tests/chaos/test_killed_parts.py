@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pytest
-
 from tests.chaos.conftest import ACCELERATOR, RayNodes
 from tests.chaos.disturbed import NUM_UNITS, Annotate, assert_undisturbed
 

@@ -1,0 +1,109 @@
+"""A cluster of CPU nodes and accelerator nodes: who runs where, how much waits, and what a crash costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.chaos.conftest import ACCELERATOR, RayNodes
+from tests.chaos.light_driver import CASES_PER_UNIT, make_units
+
+from sonoloop.platform.records import DraftRecord
+from sonoloop.platform.workspace import Store
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Path]:
+    """A workspace with units for the light driver; what it started is ended with the test."""
+    return tmp_path
+
+
+def start(
+    env: dict[str, str], folder: Path, *, mib: float, seconds: float, **settings: object
+) -> subprocess.Popen[bytes]:
+    program = [sys.executable, "-m", "tests.chaos.light_driver", str(folder), json.dumps(settings)]
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
+    return subprocess.Popen(
+        [*program, str(mib), str(seconds)],
+        env={**env, "PYTHONPATH": paths},
+        cwd=root,
+        start_new_session=True,
+    )
+
+
+def marks(folder: Path, kind: str) -> list[list[str]]:
+    """The parts of the marks of one kind."""
+    return [
+        path.name.split("-")[1:] for path in Path(folder, "marks").iterdir() if path.name.startswith(kind)
+    ]
+
+
+def drafted_units(folder: Path) -> list[int]:
+    """The unit of every row in ``drafts/``, one entry per unit and file."""
+    rows = Store(str(folder)).read_tables(DraftRecord.ARROW, "drafts")
+    counts = Counter(rows["unit"].to_pylist())
+    assert set(counts.values()) <= {CASES_PER_UNIT}
+    return sorted(counts)
+
+
+def test_model_actors_run_on_accelerators_only_as_many_as_there_is_work_and_preparers_elsewhere(
+    ray_nodes: RayNodes, tmp_path: Path
+) -> None:
+    make_units(Store(str(tmp_path)), 40)
+    driver = start(
+        ray_nodes.env,
+        tmp_path,
+        mib=0.1,
+        seconds=0.5,
+        num_actors=1,
+        max_actors=2,
+        actor_resources={ACCELERATOR: 1},
+        preparer_resources={"decoder": 0.5},
+    )
+    assert driver.wait(200) == 0
+    drafters, preparers = marks(tmp_path, "Sleeper"), marks(tmp_path, "Weigher")
+    accelerated = {node.node_id for node in ray_nodes.accelerated}
+    assert {node for node, _ in drafters} == accelerated
+    assert {node for node, _ in preparers} == {ray_nodes.cluster.head_node.node_id}
+    assert len({pid for _, pid, _ in marks(tmp_path, "unit")}) == 2
+    assert drafted_units(tmp_path) == list(range(40))
+
+
+def test_pixels_far_beyond_the_object_store_pass_through_it(ray_nodes: RayNodes, tmp_path: Path) -> None:
+    make_units(Store(str(tmp_path)), 60)
+    driver = start(
+        ray_nodes.env, tmp_path, mib=20, seconds=0.05, waiting_mib=60, actor_resources={ACCELERATOR: 1}
+    )
+    assert driver.wait(200) == 0
+    assert drafted_units(tmp_path) == list(range(60))
+
+
+def test_a_killed_driver_costs_the_units_in_flight_and_no_more(ray_nodes: RayNodes, tmp_path: Path) -> None:
+    make_units(Store(str(tmp_path)), 40)
+    how = {"mib": 0.1, "seconds": 0.4}
+    driver = start(ray_nodes.env, tmp_path, **how)
+    deadline = time.monotonic() + 120
+    while len(marks(tmp_path, "unit")) < 10:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert start(ray_nodes.env, tmp_path, **how).wait(200) == 0
+    times_drafted = Counter(int(unit) for unit, _, _ in marks(tmp_path, "unit"))
+    assert sorted(times_drafted) == drafted_units(tmp_path) == list(range(40))
+    assert times_drafted.total() - 40 <= IN_FLIGHT
+
+
+IN_FLIGHT = 4
+"""Units of one model actor that are drafted and not durable yet: being written, or on their way to it."""
