@@ -10,7 +10,6 @@ everything else up, and writes into the worker's log where that was.
 from __future__ import annotations
 
 import faulthandler
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from sonoloop.platform.errors import RejectedError, TooManyRejectionsError
 from sonoloop.platform.records import DraftRecord
 
 NUM_TOP_REASONS = 3
+STDERR = 2
 
 
 class Case(Protocol):
@@ -171,7 +171,7 @@ class Guarded:
     def _limited(self, cases: list[C], work: Work[C, R]) -> list[R | RejectedError]:
         """Work, or end this process."""
         limit_s = max(1, len(cases)) * self._case_timeout_s
-        faulthandler.dump_traceback_later(limit_s, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(limit_s, exit=True, file=STDERR)
         try:
             return work(cases)
         finally:
