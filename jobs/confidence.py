@@ -42,7 +42,7 @@ def _organs(drafts: pa.Table) -> NDArray[np.str_]:
 
 def _calibrated(probabilities: Array, organs: NDArray[np.str_], calibrator: Calibrator) -> Array:
     scaled = np.empty_like(probabilities)
-    scalings: dict[str, Scaling] = {**calibrator.organs}
+    scalings: dict[str, Scaling] = dict(calibrator.organs.items())
     for organ in np.unique(organs):
         own = organs == organ
         scaled[own] = scalings.get(organ, calibrator.pooled).each(probabilities[own])
