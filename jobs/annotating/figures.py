@@ -7,14 +7,12 @@ actor, on the clock, from the beginning of a unit to its end.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sonoloop.jobs.config import AnnotateConfig
 from sonoloop.jobs.progress import Standing
 from sonoloop.jobs.runs import read_runs
 from sonoloop.platform.workspace import Store
@@ -24,10 +22,6 @@ M = TypeVar("M", bound=BaseModel)
 PROGRESS, SUMMARY = "progress.json", "summary.json"
 SILENT_AFTER_S = 60.0
 """A run whose progress was not written for so long is gone, asleep or cut off from its workspace."""
-IDLE_SHARE = 0.10
-"""Share of their time that model actors may wait before it is said."""
-BUSY_SHARE = 0.70
-"""Share of their time from which on preparers are what the actors wait for."""
 
 
 class Figures(BaseModel):
@@ -195,57 +189,6 @@ def last_rates(workspace: Store, model_version: str) -> Rates | None:
             currency=found.currency,
         )
     return None
-
-
-def preparers_needed(num_actors: int, *, prepare_s: float, draft_s: float) -> int:
-    """Preparers that keep model actors fed: cases are drafted at ``num_actors / draft_s``, prepared one in
-    ``prepare_s`` by each.
-
-    Raises:
-        ValueError: drafting takes no time.
-    """
-    if draft_s <= 0:
-        raise ValueError(f"draft_s must be above 0, got {draft_s}")
-    return math.ceil(num_actors * prepare_s / draft_s - 1e-9)
-
-
-def starvation(
-    config: AnnotateConfig,
-    *,
-    num_actors: int,
-    idle_share: float,
-    num_preparers: int,
-    busy_share: float,
-    draft_s: float,
-    prepare_s: float,
-) -> str | None:
-    """What to say where model actors wait for preparers; None where they do not.
-
-    Args:
-        config: The run's settings.
-        num_actors: Model actors at work.
-        idle_share: Share of their time that they waited, 0..1.
-        num_preparers: Preparers at work.
-        busy_share: Share of their time that these worked, 0..1.
-        draft_s: Seconds of an actor per case.
-        prepare_s: Seconds of a preparer per case.
-    """
-    needed = preparers_needed(num_actors, prepare_s=prepare_s, draft_s=draft_s)
-    if idle_share <= IDLE_SHARE or busy_share < BUSY_SHARE or needed <= num_preparers:
-        return None
-    cpus = needed * config.cpus_per_preparer
-    what_to_do = []
-    if needed > config.max_preparers:
-        what_to_do.append(f"set annotate.max_preparers to {needed}")
-    if num_preparers < config.max_preparers:
-        what_to_do.append("add CPU nodes, or lower annotate.cpus_per_preparer where real cores are idle")
-    else:
-        what_to_do.append(f"see that the cluster has {cpus:g} CPUs for them")
-    return (
-        f"model actors wait {idle_share:.0%} of the time for images: a preparer takes {prepare_s:.2g} s "
-        f"per case, a model actor {draft_s:.2g} s, so {num_actors} of these need {needed} preparers "
-        f"({cpus:g} CPUs) and had {num_preparers}; {' and '.join(what_to_do)}"
-    )
 
 
 def money(amount: float, currency: str) -> str:

@@ -16,16 +16,18 @@
 adds ``NodeAddress`` and ``WorkerId``: one series per actor. Only the two gauges of a run carry its id. Ray
 makes a histogram's sum from its buckets' middles (2.60): take means from the counters of seconds. Workers
 report every 10 s, and what an actor did in its last seconds may never be: `summary.json` has it.
+
+The endpoint is served by the node's dashboard agent, also where there is no dashboard; the agent needs the
+packages of ``ray[default]``, which ``ray[serve]`` brings as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-Stage = Literal["prepare", "draft"]
+from sonoloop.jobs.annotating.ledger import Stage
 
 PREFIX = "sonoloop_annotate_"
 UNIT_BUCKETS_S = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]

@@ -13,9 +13,11 @@ from typing import Any
 
 import ray
 
+from sonoloop.jobs.annotating.advice import starvation
 from sonoloop.jobs.annotating.context import RunContext
-from sonoloop.jobs.annotating.figures import Figures, starvation
-from sonoloop.jobs.annotating.metrics import RunMetrics, Stage, StageMetrics
+from sonoloop.jobs.annotating.figures import Figures
+from sonoloop.jobs.annotating.ledger import Stage
+from sonoloop.jobs.annotating.metrics import RunMetrics, StageMetrics
 from sonoloop.jobs.config import AnnotateConfig
 from sonoloop.platform.records import DraftRecord
 

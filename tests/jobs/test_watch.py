@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sonoloop.jobs.annotating.figures import preparers_needed, starvation
+from sonoloop.jobs.annotating.advice import preparers_needed, starvation
 from sonoloop.jobs.annotating.watch import UNITS_TO_JUDGE, WARM_UP_S, Tally, Worked
 from sonoloop.jobs.config import AnnotateConfig
 
@@ -102,9 +102,8 @@ def test_a_starving_model_is_told_how_many_preparers_would_feed_it() -> None:
     advice = said(AnnotateConfig(max_preparers=1, cpus_per_preparer=0.5))
     assert advice is not None
     assert "wait 50% of the time" in advice
-    assert (
-        "0.41 s per case, a model actor 0.2 s, so 2 of these need 5 preparers (2.5 CPUs) and had 1" in advice
-    )
+    assert "a preparer takes 0.41 s per case, a model actor 0.2 s" in advice
+    assert "feeding 2 model actors takes 5 preparers (2.5 CPUs), there are 1" in advice
     assert "set annotate.max_preparers to 5" in advice
     assert "add CPU nodes" not in advice
 
@@ -134,7 +133,7 @@ def test_a_model_that_starves_after_the_warm_up_is_spoken_of_until_the_end(tally
     for number in range(UNITS_TO_JUDGE):
         tally.worked("prepare", unit(number, busy_s=20, waited_s=0), LATER)
         tally.drafted(unit(number, busy_s=1, waited_s=9), [], 0, LATER)
-    assert "need 20 preparers" in (tally.figures(LATER).advice or "")
+    assert "takes 20 preparers" in (tally.figures(LATER).advice or "")
     for number in range(100):
         tally.drafted(unit(1000 + number, busy_s=100, waited_s=0), [], 0, LATER)
     assert tally.figures(LATER).advice is not None
