@@ -10,11 +10,12 @@ from pydantic import BaseModel
 
 from sonoloop.jobs.annotating.closing import RunCounts, close_run, forget_checkpoint
 from sonoloop.jobs.annotating.context import RunContext
+from sonoloop.jobs.annotating.dry_run import dry_run
 from sonoloop.jobs.annotating.figures import RunSummary, together
 from sonoloop.jobs.annotating.guard import guarded, refuse_many_rejections
 from sonoloop.jobs.annotating.patience import Patience
 from sonoloop.jobs.annotating.pipeline import Stages, write_drafts
-from sonoloop.jobs.annotating.plan import Job, begin, dry_run, open_job
+from sonoloop.jobs.annotating.plan import Job, begin, open_job
 from sonoloop.jobs.annotating.recorder import recorded
 from sonoloop.jobs.annotating.selection import EVERYTHING, Selection, read_case_list
 from sonoloop.jobs.config import Config, load_config

@@ -8,21 +8,17 @@ case is drafted once, whoever starts what.
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
 
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.jobs.annotating.claims import Claim, HeldError, is_held
-from sonoloop.jobs.annotating.figures import last_rates, money
 from sonoloop.jobs.annotating.selection import Chooser, Selection, SelectionCounts
 from sonoloop.jobs.annotating.units import InputParts, drop_attempted, read_part, write_units
 from sonoloop.jobs.config import Config
@@ -32,7 +28,7 @@ from sonoloop.platform import registry
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.records import content_id
 from sonoloop.platform.settings import settings_hash
-from sonoloop.platform.sorted_rooms import DRAFTS, KeyRange, RoomReader, files_of
+from sonoloop.platform.sorted_rooms import DRAFTS, KeyRange, RoomReader
 from sonoloop.platform.tables import of_version
 from sonoloop.platform.workspace import Store
 
@@ -108,7 +104,7 @@ def begin(job: Job) -> Begun:
         StorageError: the workspace cannot be reached.
     """
     with _planning(job):
-        held_by, mine = _unfinished(job)
+        held_by, mine = unfinished_runs(job)
         for run_id in held_by:
             progress.print(f"annotate: run {run_id} is under way; its cases are left to it")
         return _plan(job, held_by) if mine is None else _resume(job, mine)
@@ -118,7 +114,7 @@ def _claim_of(run_id: str) -> tuple[str, ...]:
     return ("runs", run_id, CLAIM)
 
 
-def _unfinished(job: Job) -> tuple[list[str], Run | None]:
+def unfinished_runs(job: Job) -> tuple[list[str], Run | None]:
     """Runs under way that draft with the same model and prompt, and the interrupted one of this wish."""
     unfinished = [
         run
@@ -139,11 +135,11 @@ def _resume(job: Job, run: Run) -> Begun:
 
 
 def _plan(job: Job, held_by: list[str]) -> Begun:
-    chooser = _chooser(job, held_by)
+    chooser = chooser_of(job, held_by)
     run_id = f"annotate-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     size = job.config.annotate.cases_per_unit
     num_cases = write_units(job.workspace, run_id, chooser.choose(), cases_per_unit=size)
-    _check(job, chooser.counts)
+    check_counts(job, chooser.counts)
     if not num_cases:
         return Begun(None, None, resumed=False, counts=chooser.counts)
     claim = Claim(job.workspace, *_claim_of(run_id))
@@ -151,11 +147,17 @@ def _plan(job: Job, held_by: list[str]) -> Begun:
     return Begun(run, claim, resumed=False, counts=chooser.counts)
 
 
-def _chooser(job: Job, held_by: list[str]) -> Chooser:
+def chooser_of(job: Job, held_by: list[str]) -> Chooser:
+    """What chooses the job's cases, those of runs under way left out."""
     return Chooser(job.workspace, job.model_version, job.prompt_version, job.selection, held_by=held_by)
 
 
-def _check(job: Job, counts: SelectionCounts) -> None:
+def check_counts(job: Job, counts: SelectionCounts) -> None:
+    """Say what a person should know of the choice.
+
+    Raises:
+        NothingToDoError: the workspace has no cases.
+    """
     if not counts.cases:
         raise NothingToDoError(f"{job.workspace.uri} holds no cases; run `sonoloop index` first")
     if counts.unknown:
@@ -193,83 +195,3 @@ def _drop_drafted_elsewhere(job: Job, run_id: str) -> int:
         attempts = {row["case_id"]: row["attempts"] or 0 for row in others.to_pylist()}
         num_dropped += drop_attempted(job.workspace, file, part, attempts)
     return num_dropped
-
-
-class AnnotatePlan(BaseModel):
-    """What ``sonoloop annotate`` would do: ``--dry-run``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    model_version: str
-    prompt_version: str
-    continues: str | None
-    cases: dict[str, int]
-    units: int
-    cases_per_unit: int
-    model_actors: str
-    holding: str
-    preparers: str
-    estimated_seconds: float | None = Field(default=None, description="of the work, without its start")
-    estimated_cost: str | None = Field(default=None, description="null where no prices were set")
-    estimated_from: str | None = Field(default=None, description="the run whose figures these are")
-
-
-def dry_run(job: Job) -> AnnotatePlan:
-    """Count without writing anything.
-
-    Raises:
-        NothingToDoError: the workspace has no cases.
-    """
-    held_by, mine = _unfinished(job)
-    counts = _counted(job, held_by) if mine is None else _left_of(job, mine)
-    config = job.config.annotate
-    return AnnotatePlan(
-        model_version=job.model_version,
-        prompt_version=job.prompt_version,
-        continues=mine.run_id if mine else None,
-        cases=asdict(counts),
-        units=math.ceil(counts.selected / config.cases_per_unit),
-        cases_per_unit=config.cases_per_unit,
-        model_actors=_range(config.num_actors, config.most_actors),
-        holding=_shares(config.cpus_per_actor, config.gpus_per_actor, config.actor_resources),
-        preparers=_range(1, config.max_preparers),
-        **_estimate(job, counts.selected),
-    )
-
-
-def _counted(job: Job, held_by: list[str]) -> SelectionCounts:
-    chooser = _chooser(job, held_by)
-    for _ in chooser.choose():
-        pass
-    _check(job, chooser.counts)
-    return chooser.counts
-
-
-def _left_of(job: Job, run: Run) -> SelectionCounts:
-    """What an interrupted run has and has not done."""
-    num_cases = InputParts(job.workspace, run.run_id).num_cases
-    num_done = sum(file.num_rows for file in files_of(job.workspace, DRAFTS, run.run_id))
-    return SelectionCounts(cases=num_cases, selected=num_cases - num_done, drafted=num_done)
-
-
-def _estimate(job: Job, num_cases: int) -> dict[str, Any]:
-    """From the newest finished run of the model; the slower of the two stages sets the time."""
-    config, rates = job.config.annotate, last_rates(job.workspace, job.model_version)
-    if rates is None:
-        return {}
-    draft_s = rates.draft_s_per_case / config.most_actors
-    prepare_s = rates.prepare_s_per_case / config.max_preparers
-    cost = rates.cost_per_case
-    return {
-        "estimated_seconds": num_cases * max(draft_s, prepare_s),
-        "estimated_cost": None if cost is None else money(num_cases * cost, rates.currency),
-        "estimated_from": rates.run_id,
-    }
-
-
-def _range(fewest: int, most: int) -> str:
-    return f"{fewest}" if fewest == most else f"{fewest} to {most}"
-
-
-def _shares(cpus: float, gpus: float, resources: dict[str, float]) -> str:
-    shares = {"CPU": cpus, "GPU": gpus, **resources}
-    return ", ".join(f"{amount:g} {name}" for name, amount in shares.items() if amount)

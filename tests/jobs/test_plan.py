@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sonoloop.jobs.annotating.plan import Begun, Job, begin, dry_run, open_job
+from sonoloop.jobs.annotating.dry_run import dry_run
+from sonoloop.jobs.annotating.plan import Begun, Job, begin, open_job
 from sonoloop.jobs.annotating.selection import EVERYTHING, Selection
 from sonoloop.jobs.annotating.units import InputParts, read_part
 from sonoloop.jobs.config import Config
