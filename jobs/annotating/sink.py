@@ -15,7 +15,7 @@ from sonoloop.jobs.annotating.context import RunContext
 from sonoloop.jobs.annotating.patience import Patience
 
 
-class DraftSink(BlockBasedFileDatasink):  # type: ignore[misc] - Ray has no types
+class DraftSink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray has no types
     """Writes ``drafts/<run_id>/<write>_<task>.parquet``; a task done twice writes the same file.
 
     Args:
