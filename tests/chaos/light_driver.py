@@ -2,7 +2,7 @@
 
 ``python -m tests.chaos.light_driver WORKSPACE SETTINGS MIB SECONDS``: SETTINGS are those of `AnnotateConfig`
 as JSON, MIB what a prepared unit weighs, SECONDS what drafting one takes. Marks are empty files:
-``marks/<stage>-<node>-<pid>``, ``marks/unit-<number>-<pid>-<time>``.
+``marks/<role>-<node>-<pid>``, ``marks/unit-<number>-<pid>-<time>``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import ray
@@ -48,10 +49,12 @@ class LightRun(RunContext):
 
 
 class _Marked:
+    role: ClassVar[str]
+
     def __init__(self, run: LightRun) -> None:
         self._run = run
         self._marks = Path(run.workspace.root, "marks")
-        self.mark(f"{type(self).__name__}-{ray.get_runtime_context().get_node_id()}-{os.getpid()}")
+        self.mark(f"{self.role}-{ray.get_runtime_context().get_node_id()}-{os.getpid()}")
 
     def mark(self, name: str) -> None:
         (self._marks / name).touch()
@@ -59,6 +62,8 @@ class _Marked:
 
 class Weigher(_Marked):
     """Prepares: gives a unit its weight."""
+
+    role = "preparer"
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Units in, units with a weight out."""
@@ -68,6 +73,8 @@ class Weigher(_Marked):
 
 class Sleeper(_Marked):
     """Drafts: sleeps, and rejects every case."""
+
+    role = "drafter"
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Prepared units in, rows of `DraftRecord` out."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,9 @@ from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.workspace import Store
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Iterator[Path]:
-    """A workspace with units for the light driver; what it started is ended with the test."""
-    return tmp_path
+NUM_UNITS = 40
+IN_FLIGHT = 3
+"""Units that a model actor has drafted and that are not durable: written just now, or waiting for it."""
 
 
 def start(
@@ -60,7 +57,7 @@ def drafted_units(folder: Path) -> list[int]:
 def test_model_actors_run_on_accelerators_only_as_many_as_there_is_work_and_preparers_elsewhere(
     ray_nodes: RayNodes, tmp_path: Path
 ) -> None:
-    make_units(Store(str(tmp_path)), 40)
+    make_units(Store(str(tmp_path)), NUM_UNITS)
     driver = start(
         ray_nodes.env,
         tmp_path,
@@ -72,12 +69,11 @@ def test_model_actors_run_on_accelerators_only_as_many_as_there_is_work_and_prep
         preparer_resources={"decoder": 0.5},
     )
     assert driver.wait(200) == 0
-    drafters, preparers = marks(tmp_path, "Sleeper"), marks(tmp_path, "Weigher")
+    drafters, preparers = marks(tmp_path, "drafter"), marks(tmp_path, "preparer")
     accelerated = {node.node_id for node in ray_nodes.accelerated}
     assert {node for node, _ in drafters} == accelerated
     assert {node for node, _ in preparers} == {ray_nodes.cluster.head_node.node_id}
-    assert len({pid for _, pid, _ in marks(tmp_path, "unit")}) == 2
-    assert drafted_units(tmp_path) == list(range(40))
+    assert drafted_units(tmp_path) == list(range(NUM_UNITS))
 
 
 def test_pixels_far_beyond_the_object_store_pass_through_it(ray_nodes: RayNodes, tmp_path: Path) -> None:
@@ -90,20 +86,22 @@ def test_pixels_far_beyond_the_object_store_pass_through_it(ray_nodes: RayNodes,
 
 
 def test_a_killed_driver_costs_the_units_in_flight_and_no_more(ray_nodes: RayNodes, tmp_path: Path) -> None:
-    make_units(Store(str(tmp_path)), 40)
-    how = {"mib": 0.1, "seconds": 0.4}
-    driver = start(ray_nodes.env, tmp_path, **how)
-    deadline = time.monotonic() + 120
-    while len(marks(tmp_path, "unit")) < 10:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    make_units(Store(str(tmp_path)), NUM_UNITS)
+    driver = start(ray_nodes.env, tmp_path, mib=0.1, seconds=1)
+    until(lambda: any(tmp_path.glob("drafts/*/*.parquet")), driver)
+    begun = len(marks(tmp_path, "unit"))
+    until(lambda: len(marks(tmp_path, "unit")) >= begun + 6, driver)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    assert start(ray_nodes.env, tmp_path, **how).wait(200) == 0
+    assert start(ray_nodes.env, tmp_path, mib=0.1, seconds=0).wait(200) == 0
     times_drafted = Counter(int(unit) for unit, _, _ in marks(tmp_path, "unit"))
-    assert sorted(times_drafted) == drafted_units(tmp_path) == list(range(40))
-    assert times_drafted.total() - 40 <= IN_FLIGHT
+    assert sorted(times_drafted) == drafted_units(tmp_path) == list(range(NUM_UNITS))
+    assert times_drafted.total() - NUM_UNITS <= IN_FLIGHT
 
 
-IN_FLIGHT = 4
-"""Units of one model actor that are drafted and not durable yet: being written, or on their way to it."""
+def until(condition: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
