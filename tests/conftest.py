@@ -46,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
     patch.setenv("SONOLOOP_CACHE_DIR", folder.name)
     # Ray Train's report() waits for a poll, every 2 s unless told otherwise.
     patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # Metrics of a worker that lives for less than the 10 s between its reports never come out.
+    patch.setenv("RAY_metrics_report_interval_ms", "1000")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import httpx
 import pytest
 import ray
 from PIL import Image
+from rich.console import Console
 
 from sonoloop.jobs import progress
 from sonoloop.jobs.annotate import AnnotateSummary, run_annotate
@@ -67,9 +68,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory, ray_cluster: str) -> Seen:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "LINE_EVERY_S", 0.3)
         patch.setattr(recorder, "RECORD_EVERY_S", 0.3)
-        patch.setattr(progress.console, "file", stream)
+        lines = Console(file=stream, soft_wrap=True, highlight=False)
+        for module in (progress, recorder):
+            patch.setattr(module, "console", lines)
         summary = run_annotate(config)
-    return Seen(config, summary, stream.getvalue().splitlines(), scraped())
+    return Seen(config, summary, stream.getvalue().splitlines(), scraped(summary.run_ids[0]))
 
 
 def cases(workspace: Store) -> Iterator[CaseRecord]:
@@ -93,13 +96,14 @@ def cases(workspace: Store) -> Iterator[CaseRecord]:
         )
 
 
-def scraped() -> str:
-    """The endpoint of the node, once workers have reported to it; they do so every few seconds."""
+def scraped(run_id: str) -> str:
+    """The endpoint of the node, once the workers of the run have reported to it; they do so every second."""
     (node,) = ray.nodes()
+    wanted = (f'run_done_cases{{.*run_id="{run_id}"', 'annotate_cases_total{.*reason="image-missing"')
     deadline = time.monotonic() + SCRAPE_WITHIN_S
     while True:
         text = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").text
-        if "run_done_cases" in text or time.monotonic() > deadline:
+        if all(re.search(pattern, text) for pattern in wanted) or time.monotonic() > deadline:
             return text
         time.sleep(0.5)
 
@@ -159,12 +163,12 @@ def test_ray_serves_the_metrics_under_the_names_that_are_documented(seen: Seen) 
     documented = set(re.findall(r"^\| (sonoloop_annotate_\w+)", metrics.__doc__ or "", re.MULTILINE))
     served = set(re.findall(r"^# TYPE ray_(sonoloop_annotate_\w+)", seen.metrics, re.MULTILINE))
     assert served == documented
-    line = next(
-        line for line in seen.metrics.splitlines() if "annotate_cases_total{" in line and "missing" in line
-    )
-    assert f'model_version="{seen.summary.model_version}"' in line
-    assert line.endswith(f" {MISSING}.0")
-    assert "run_id" not in line
+    labels = f'model_version="{seen.summary.model_version}".*reason="image-missing".*status="rejected"'
+    lines = [
+        line for line in seen.metrics.splitlines() if re.search(f"annotate_cases_total{{.*{labels}", line)
+    ]
+    assert any(line.endswith(f" {MISSING}.0") for line in lines), lines
+    assert not any("run_id" in line for line in lines)
 
 
 def test_a_run_whose_watch_is_dead_has_no_figures_but_no_error_either(ray_cluster: str) -> None:
