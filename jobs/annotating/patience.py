@@ -75,11 +75,14 @@ def through_outages(
     Raises:
         UnreachableError: an outage lasted longer, or there were too many.
     """
-    for _ in range(OUTAGES_AT_MOST):
+    num_outages = 0
+    while True:
         try:
             with storage_errors(workspace.uri):  # of what Ray Data reads and writes by itself
                 return work(*args, **kwargs)
         except UnreachableError as err:
+            num_outages += 1
+            if num_outages > OUTAGES_AT_MOST:
+                raise
             logger.warning("the store failed, waiting for it (%s)", err)
             Patience(patience_s)(workspace.check)
-    return work(*args, **kwargs)

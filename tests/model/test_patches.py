@@ -12,7 +12,7 @@ import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from sonoloop.model import nano
-from sonoloop.model.frames import as_rgb
+from sonoloop.model.frames import Pixels, as_rgb
 from sonoloop.model.patches import DEFAULT_MAX_PIXELS, GREY_DIM, PatchCutter, Patches
 from sonoloop.platform.errors import CheckpointError
 
@@ -25,11 +25,11 @@ def folder_of(tmp_path: Path, config: dict[str, Any]) -> Path:
     return tmp_path
 
 
-def noise(height: int, width: int, *channels: int) -> np.ndarray:
+def noise(height: int, width: int, *channels: int) -> Pixels:
     return np.random.default_rng(height + width).integers(0, 256, (height, width, *channels), dtype=np.uint8)
 
 
-def assert_same(cutter: PatchCutter, published: Qwen2VLImageProcessorPil, image: np.ndarray) -> None:
+def assert_same(cutter: PatchCutter, published: Qwen2VLImageProcessorPil, image: Pixels) -> None:
     patches, grid = cutter.cut(image)
     made = published(images=[as_rgb(image)], return_tensors="np", input_data_format="channels_last")
     assert patches.values.dtype == np.uint8
