@@ -1,126 +1,125 @@
-"""Drafting: the Ray Data pipeline beside a plain loop over the same engine, and beside the engine alone.
+"""Drafting: ``sonoloop annotate`` beside the engine alone, a plain loop and naive Ray Data, in one run.
 
-All three draft the same phantoms with ``echovlm-nano`` and must write the same drafts. The engine alone has
-its inputs in memory; the loop fetches, decodes and prepares between batches, as a script would; the pipeline
-is ``sonoloop annotate`` with everything that it adds, start of its actors included.
+1. ``engine``: engines whose inputs are in memory: what the machine can do at best;
+2. ``loop``: one process that fetches, decodes, prepares and drafts in turn, as a script would;
+3. ``naive``: Ray Data's ``map_batches`` doing all of that in the model actor, no units, no checkpoint;
+4. ``pipeline``: ``sonoloop annotate`` from the command line, with everything that it adds.
+
+All sides take the same batches and must write the same. Works (``--model``): ``nano``, the built-in model on
+phantoms; ``0.3b``, random weights and short reports; ``decode``, sixteen key frames of 1024 x 768 per case.
+Sides that can have several engines are measured in each layout, and compared in their best. At last the
+pipeline is killed when half of the units are durable, and started again.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import secrets
+import shutil
 import statistics
-import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
-from sonoloop.jobs.annotate import run_annotate
-from sonoloop.jobs.config import Config
-from sonoloop.jobs.index import run_index
-from sonoloop.jobs.init import run_init
-from sonoloop.jobs.runs import ray_session
-from sonoloop.model import nano
-from sonoloop.model.engine import Draft, TransformersEngine
-from sonoloop.model.frames import decode_frame
-from sonoloop.model.processor import CaseInput, EchoVLMProcessor, PreparedCase, prepare
+from benchmarks.drafting_sides import (
+    Measured,
+    Written,
+    durable_rows,
+    engine_alone,
+    naive_ray,
+    pipeline,
+    plain_loop,
+)
+from benchmarks.drafting_work import WORKS, Layout, Work, make_workspace, write_config
 from sonoloop.platform.identity import KEY_VARIABLE
-from sonoloop.platform.phantoms.archive import PhantomConfig, PhantomGroup, build_studies
-from sonoloop.platform.records import CaseRecord
-from sonoloop.platform.tables import read_cases, read_drafts
-from sonoloop.platform.workspace import Store
-
-T = TypeVar("T")
-REPEATS = 3
-NUM_CASES = 64
-BATCH = 16
+from sonoloop.platform.tables import read_cases
 
 
-def main() -> None:
-    """Measure and print one line per ratio: minimum, median, maximum over the repeats."""
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print rates, ratios and what a kill costs."""
+    options = _options(arguments or [])
     os.environ.setdefault(KEY_VARIABLE, secrets.token_hex(32))
-    ratios: dict[str, list[float]] = {"pipeline / engine alone": [], "pipeline / plain loop": []}
-    with TemporaryDirectory() as folder:
-        config = _archive(Path(folder))
-        with ray_session(config.ray):
-            run_index(config)
-            for repeat in range(REPEATS):
-                alone, loop, pipeline = _measure(config, Path(folder), repeat)
-                ratios["pipeline / engine alone"].append(alone / pipeline)
-                ratios["pipeline / plain loop"].append(loop / pipeline)
-                print(f"repeat {repeat}: engine {alone:.1f} s, loop {loop:.1f} s, pipeline {pipeline:.1f} s")
-    print(
-        f"{NUM_CASES} cases, batch {BATCH}, {os.cpu_count()} cores, {platform.machine()}; throughput ratios"
+    print(f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}")
+    for name in options.model or WORKS:
+        work = WORKS[name]
+        num_cases = options.cases or work.num_cases
+        print(f"-- {name}: {num_cases} cases in units of {work.cases_per_unit}", flush=True)
+        with TemporaryDirectory() as folder:
+            os.environ["SONOLOOP_CACHE_DIR"] = str(Path(folder, "cache"))
+            make_workspace(Path(folder), work, num_cases)
+            undisturbed_s = _compare(Path(folder), work, options.repeats)
+            _interrupt(Path(folder), work, undisturbed_s)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks drafting", description=__doc__)
+    parser.add_argument(
+        "--model", choices=sorted(WORKS), action="append", help="may be repeated; all if absent"
     )
-    for name, values in ratios.items():
-        print(f"{name}: min {min(values):.2f}, median {statistics.median(values):.2f}, max {max(values):.2f}")
+    parser.add_argument("--cases", type=int, help="cases, instead of the work's own number")
+    parser.add_argument("--repeats", type=int, default=1)
+    return parser.parse_args(arguments)
 
 
-def _archive(folder: Path) -> Config:
-    """An archive of phantoms, a quarter of each organ, on local disk."""
-    kinds = (("breast", "A"), ("thyroid", "A"), ("liver", "B"), ("kidney", "B"))
-    groups = tuple(PhantomGroup(organ=o, scanner=s, count=NUM_CASES // 4) for o, s in kinds)
-    archive = Store(str(folder / "archive"))
-    for study in build_studies(PhantomConfig(seed=3, groups=groups)):
-        for key, data in study.files:
-            archive.write_bytes(data, key)
-    (folder / "workspace").mkdir()
-    return Config(
-        workspace=str(folder / "workspace"), archive=archive.root, annotate={"cases_per_unit": BATCH}
-    )
-
-
-def _measure(config: Config, folder: Path, repeat: int) -> tuple[float, float, float]:
-    """Seconds of engine alone, loop and pipeline; all three must agree on every draft."""
-    workspace = config.open_workspace()
-    cases = read_cases(workspace)
-    engine = TransformersEngine(nano.folder(), config.annotate.engine)
-    processor = EchoVLMProcessor.from_folder(nano.folder())
-    prepared = [_prepared(workspace, processor, case) for case in cases]
-    by_engine, alone = _timed(lambda: _drafts(engine, prepared))
-    by_loop, loop = _timed(
-        lambda: [
-            draft
-            for start in range(0, len(cases), BATCH)
-            for draft in engine.draft(
-                [_prepared(workspace, processor, case) for case in cases[start : start + BATCH]]
+def _compare(folder: Path, work: Work, repeats: int) -> float:
+    """Print every side and the ratios; returns whole seconds of the pipeline in the first layout."""
+    ratios: dict[str, list[float]] = defaultdict(list)
+    undisturbed_s = []
+    for repeat in range(repeats):
+        best: dict[str, float] = defaultdict(float)
+        written: Written = {}
+        for side, layout, made in _measured(folder, work):
+            written = written or made.written
+            assert made.written == written, f"{side} wrote something else"
+            rate = made.rate(work.cases_per_unit, layout.engines)
+            best[side] = max(best[side], rate)
+            print(
+                f"repeat {repeat}: {side:8} {layout!s:13} {rate:7.2f}/s, {made.whole_s:6.1f} s whole",
+                flush=True,
             )
-        ]
+            if (side, layout) == ("pipeline", work.layouts[0]):
+                undisturbed_s.append(made.whole_s)
+        for side in ("engine", "loop", "naive"):
+            ratios[side].append(best["pipeline"] / best[side])
+    for side, values in ratios.items():
+        print(
+            f"pipeline / {side}, steady, each in its best layout: min {min(values):.2f}, "
+            f"median {statistics.median(values):.2f}, max {max(values):.2f}"
+        )
+    return statistics.median(undisturbed_s)
+
+
+def _measured(folder: Path, work: Work) -> Iterator[tuple[str, Layout, Measured]]:
+    for layout in work.layouts:
+        config = write_config(folder, work, layout)
+        yield "engine", layout, engine_alone(config, layout)
+        yield "naive", layout, naive_ray(config, layout)
+        _forget_drafts(folder)
+        yield "pipeline", layout, pipeline(folder)
+    yield "loop", Layout(1, os.cpu_count() or 1), plain_loop(config)
+
+
+def _interrupt(folder: Path, work: Work, undisturbed_s: float) -> None:
+    """Kill the pipeline in the middle, start it again, and count rows and seconds."""
+    config = write_config(folder, work, work.layouts[0])
+    num_cases = len(read_cases(config.open_workspace()))
+    _forget_drafts(folder)
+    killed = pipeline(folder, kill_after=num_cases // work.cases_per_unit // 2)
+    kept = len(durable_rows(folder))
+    resumed = pipeline(folder)
+    rows = durable_rows(folder)
+    at_most = work.layouts[0].engines * work.cases_per_unit
+    print(
+        f"killed after {killed.whole_s:.1f} s with {kept} of {num_cases} rows durable; the second run "
+        f"drafted {num_cases - kept} in {resumed.whole_s:.1f} s: {num_cases - len(set(rows))} rows lost, "
+        f"{len(rows) - len(set(rows))} doubled, at most {at_most} drafted again, "
+        f"{killed.whole_s + resumed.whole_s - undisturbed_s:.1f} s more than undisturbed"
     )
-    fresh = _copy(config, folder / f"repeat-{repeat}")
-    _, pipeline = _timed(lambda: run_annotate(fresh))
-    written = {d.case_id: d.findings for d in read_drafts(fresh.open_workspace())}
-    assert [d.findings for d in by_engine if isinstance(d, Draft)] == [
-        d.findings for d in by_loop if isinstance(d, Draft)
-    ]
-    for case, draft in zip(cases, by_engine, strict=True):
-        assert written[case.case_id] == (draft.findings if isinstance(draft, Draft) else None)
-    return alone, loop, pipeline
 
 
-def _copy(config: Config, folder: Path) -> Config:
-    """The same cases and images in a workspace without drafts."""
-    folder.mkdir()
-    for room in ("cases", "images"):
-        (folder / room).symlink_to(Path(config.workspace, room))
-    fresh = config.model_copy(update={"workspace": str(folder)})
-    run_init(fresh)
-    return fresh
-
-
-def _prepared(workspace: Store, processor: EchoVLMProcessor, case: CaseRecord) -> PreparedCase:
-    images = tuple(decode_frame(workspace.read_bytes(image.image_key)) for image in case.images)
-    return prepare(processor, CaseInput(case.case_id, images, case.organ_hint))
-
-
-def _drafts(engine: TransformersEngine, prepared: list[PreparedCase]) -> list[object]:
-    return [
-        d for start in range(0, len(prepared), BATCH) for d in engine.draft(prepared[start : start + BATCH])
-    ]
-
-
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    begin = time.perf_counter()
-    return work(), time.perf_counter() - begin
+def _forget_drafts(folder: Path) -> None:
+    for room in ("drafts", "runs"):
+        shutil.rmtree(folder / "workspace" / room, ignore_errors=True)
