@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+_HOP_SENT = ("transfer-encoding", "content-length")
 _HOP = ("content-length", "connection", "transfer-encoding", "date", "server")
 
 
@@ -38,9 +39,9 @@ def counted_s3(endpoint: str) -> Iterator[CountedS3]:
 
         def _forward(self) -> None:
             proxy.asked[_kind(self.command, self.path)] += 1
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             connection = HTTPConnection(backend.hostname or "", backend.port or 80, timeout=60)
-            connection.request(self.command, self.path, body=body or None, headers=dict(self.headers))
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_SENT}
+            connection.request(self.command, self.path, body=self._body(), headers=headers)
             answer = connection.getresponse()
             data = answer.read()
             self.send_response(answer.status)
@@ -52,6 +53,16 @@ def counted_s3(endpoint: str) -> Iterator[CountedS3]:
             self.end_headers()
             self.wfile.write(data)
             connection.close()
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":  # as pyarrow sends what it writes
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            chunks = []
+            while size := int(self.rfile.readline(), 16):
+                chunks.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(chunks)
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _forward
 

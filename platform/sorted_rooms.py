@@ -67,7 +67,7 @@ class KeyRange:
     high: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SortedFile:
     """A file and the keys it reaches from and to, both inside; the empty file reaches nowhere."""
 
