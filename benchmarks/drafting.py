@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}")
     for name in options.model or WORKS:
         work = WORKS[name]
-        num_cases = options.cases or work.num_cases
+        num_cases = max(options.cases or work.num_cases, 8 * work.cases_per_unit)  # a rate needs some units
         print(f"-- {name}: {num_cases} cases in units of {work.cases_per_unit}", flush=True)
         with TemporaryDirectory() as folder:
             os.environ["SONOLOOP_CACHE_DIR"] = str(Path(folder, "cache"))
