@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,18 +25,30 @@ IN_FLIGHT = 3
 """Units that a model actor has drafted and that are not durable: written just now, or waiting for it."""
 
 
-def start(
-    env: dict[str, str], folder: Path, *, mib: float, seconds: float, **settings: object
-) -> subprocess.Popen[bytes]:
-    program = [sys.executable, "-m", "tests.chaos.light_driver", str(folder), json.dumps(settings)]
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(ray_nodes: RayNodes, tmp_path: Path) -> Iterator[Start]:
+    """Starts the light driver on the test's workspace; what still runs is ended with the test."""
+    drivers: list[subprocess.Popen[bytes]] = []
     root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
-    return subprocess.Popen(
-        [*program, str(mib), str(seconds)],
-        env={**env, "PYTHONPATH": paths},
-        cwd=root,
-        start_new_session=True,
-    )
+
+    def begin(*, mib: float, seconds: float, **settings: object) -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-m", "tests.chaos.light_driver", str(tmp_path), json.dumps(settings)]
+        paths = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
+        env = {**ray_nodes.env, "PYTHONPATH": paths}
+        driver = subprocess.Popen(
+            [*program, str(mib), str(seconds)], env=env, cwd=root, start_new_session=True
+        )
+        drivers.append(driver)
+        return driver
+
+    yield begin
+    for driver in drivers:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.wait()
 
 
 def marks(folder: Path, kind: str) -> list[list[str]]:
@@ -55,12 +67,10 @@ def drafted_units(folder: Path) -> list[int]:
 
 
 def test_model_actors_run_on_accelerators_only_as_many_as_there_is_work_and_preparers_elsewhere(
-    ray_nodes: RayNodes, tmp_path: Path
+    start: Start, ray_nodes: RayNodes, tmp_path: Path
 ) -> None:
     make_units(Store(str(tmp_path)), NUM_UNITS)
     driver = start(
-        ray_nodes.env,
-        tmp_path,
         mib=0.1,
         seconds=0.5,
         num_actors=1,
@@ -76,24 +86,22 @@ def test_model_actors_run_on_accelerators_only_as_many_as_there_is_work_and_prep
     assert drafted_units(tmp_path) == list(range(NUM_UNITS))
 
 
-def test_pixels_far_beyond_the_object_store_pass_through_it(ray_nodes: RayNodes, tmp_path: Path) -> None:
+def test_pixels_far_beyond_the_object_store_pass_through_it(start: Start, tmp_path: Path) -> None:
     make_units(Store(str(tmp_path)), 60)
-    driver = start(
-        ray_nodes.env, tmp_path, mib=20, seconds=0.05, waiting_mib=60, actor_resources={ACCELERATOR: 1}
-    )
+    driver = start(mib=20, seconds=0.05, waiting_mib=60, actor_resources={ACCELERATOR: 1})
     assert driver.wait(200) == 0
     assert drafted_units(tmp_path) == list(range(60))
 
 
-def test_a_killed_driver_costs_the_units_in_flight_and_no_more(ray_nodes: RayNodes, tmp_path: Path) -> None:
+def test_a_killed_driver_costs_the_units_in_flight_and_no_more(start: Start, tmp_path: Path) -> None:
     make_units(Store(str(tmp_path)), NUM_UNITS)
-    driver = start(ray_nodes.env, tmp_path, mib=0.1, seconds=1)
+    driver = start(mib=0.1, seconds=1)
     until(lambda: any(tmp_path.glob("drafts/*/*.parquet")), driver)
     begun = len(marks(tmp_path, "unit"))
     until(lambda: len(marks(tmp_path, "unit")) >= begun + 6, driver)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    assert start(ray_nodes.env, tmp_path, mib=0.1, seconds=0).wait(200) == 0
+    assert start(mib=0.1, seconds=0).wait(200) == 0
     times_drafted = Counter(int(unit) for unit, _, _ in marks(tmp_path, "unit"))
     assert sorted(times_drafted) == drafted_units(tmp_path) == list(range(NUM_UNITS))
     assert times_drafted.total() - NUM_UNITS <= IN_FLIGHT
