@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.indexing.cases import CaseCounts, make_cases, mark_duplicates
+from sonoloop.jobs.indexing.compacting import compact
 from sonoloop.jobs.indexing.headers import IndexRun, index_headers
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.runs import Run, ray_session, stage, start_run
@@ -19,6 +20,7 @@ from sonoloop.platform.archive.deidentify.quarantine import read_releases
 from sonoloop.platform.archive.pages import HeaderCounts
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.identity import pseudonym_key
+from sonoloop.platform.sorted_rooms import CASES
 from sonoloop.platform.tables import count_rejections
 
 
@@ -102,6 +104,7 @@ def run_index(config: Config, *, headers_only: bool = False, retry_rejected: boo
                     cases.add(chunk)
                     record.begin_if(chunk.made)
                 mark_duplicates(run, cases.newest)
+                compact(run.workspace, CASES)
                 counts.update(cases=cases.cases, images=cases.images)
     summary = _summary(headers, cases)
     record.finish(summary)
