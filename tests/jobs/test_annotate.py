@@ -65,7 +65,7 @@ def test_a_run_whose_driver_is_killed_is_finished_by_the_same_command(config: Co
 
 def test_actors_that_the_cluster_cannot_hold_are_refused_before_anything_waits(config: Config) -> None:
     greedy = config.annotate.model_copy(update={"num_actors": 8})
-    with pytest.raises(ConfigError, match="annotate needs 10.5 logical CPUs, the cluster has 4"):
+    with pytest.raises(ConfigError, match=r"annotate needs 10\.5 logical CPUs, the cluster has 4"):
         run_annotate(config.model_copy(update={"annotate": greedy}))
 
 
