@@ -87,3 +87,4 @@ def through_outages(
                 raise
             logger.warning("the store failed, waiting for it (%s)", err)
             Patience(patience_s)(workspace.check)
+        gc.collect()  # the traceback of what failed keeps Ray Data's actors, and their CPUs
