@@ -8,16 +8,16 @@ after a long sleep, is interrupted.
 
 from __future__ import annotations
 
-import _thread
 import logging
 import os
 import secrets
+import signal
 import socket
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 15.0
 STALE_AFTER_S = 90.0
+LOST = signal.SIGUSR1
 
 
 class Holder(BaseModel):
@@ -96,6 +97,7 @@ class Claim:
         self._holder = Holder.myself()
         self._stop = threading.Event()
         self._beater = threading.Thread(target=self._beat, daemon=True)
+        self._handler_before: Any = None
         found = workspace.get_control(*parts)
         if found is not None:
             _refuse_live(workspace, found[0], parts)
@@ -108,7 +110,12 @@ class Claim:
             raise HeldError("/".join(parts), other, 0.0) from None
 
     def __enter__(self) -> Self:
-        """Keep the claim alive from here on."""
+        """Keep the claim alive from here on; to be entered in the main thread, which is told of its loss.
+
+        A signal of its own does that: one that a shell may have told us to ignore, as it does with SIGINT of
+        what runs in the background, would not.
+        """
+        self._handler_before = signal.signal(LOST, _stop_work)
         self._beater.start()
         return self
 
@@ -118,6 +125,7 @@ class Claim:
         """Give the claim up; whoever comes next takes it at once."""
         self._stop.set()
         self._beater.join()
+        signal.signal(LOST, self._handler_before)
         try:
             self._renew(self._holder.model_copy(update={"released": True}))
         except ConflictError:
@@ -130,8 +138,7 @@ class Claim:
             try:
                 self._renew(self._holder)
             except ConflictError:
-                logger.error("this run was taken over by another process; stopping")
-                _thread.interrupt_main()
+                signal.pthread_kill(threading.main_thread().ident or 0, LOST)
                 return
             except StorageError as err:  # the next beat may come through
                 logger.warning("no sign of life could be written (%s)", type(err).__name__)
@@ -150,6 +157,13 @@ class Claim:
     def _put(self, holder: Holder, version: str | None) -> None:
         data = holder.model_dump_json(indent=2).encode()
         self._workspace.put_control(data, *self._parts, version=version)
+
+
+def _stop_work(*_: object) -> None:
+    raise ConflictError(
+        "this run was taken over by another process, after this one had given no sign of life for long; "
+        "nothing is lost, and what both drafted counts once"
+    )
 
 
 def is_held(workspace: Store, *parts: str) -> bool:
