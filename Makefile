@@ -42,7 +42,7 @@ test: install
 
 # random kills at random moments, for the night
 chaos: install
-	$(BIN)/pytest -m chaos tests/chaos
+	$(BIN)/pytest -m chaos -s tests/chaos
 
 test-vllm: install-vllm
 	$(VLLM_VENV)/bin/pytest tests/model/test_vllm_settings.py tests/model/test_vllm_backend.py tests/model/test_engine.py
