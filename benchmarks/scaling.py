@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from tests.fault_proxy import proxy_before
 
-from benchmarks.counted_s3 import counted_s3
 from benchmarks.indexing import local_s3
 from sonoloop.jobs.annotating.closing import close_run
 from sonoloop.jobs.annotating.context import RunContext
@@ -260,7 +260,7 @@ def _bytes(folder: Path) -> int:
 
 def requests(num_cases: int, cases_per_unit: int) -> None:
     """Requests of all steps on a real S3; Ray's workers inherit the endpoint."""
-    with local_s3(), counted_s3(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+    with local_s3(), proxy_before(os.environ["AWS_ENDPOINT_URL"]) as proxy:
         workspace = Store("s3://sonoloop-workspace/simulated")
         simulate(workspace, num_cases)
         os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
@@ -276,7 +276,7 @@ def requests(num_cases: int, cases_per_unit: int) -> None:
                 begin = time.perf_counter()
                 do(name, workspace, cases_per_unit)
                 seconds = time.perf_counter() - begin
-                asked = proxy.take()
+                asked = proxy.take_kinds()
                 kinds = ", ".join(f"{count} {kind}" for kind, count in asked.most_common())
                 print(f"  {name}: {seconds:.1f} s, {sum(asked.values())} requests: {kinds}", flush=True)
 

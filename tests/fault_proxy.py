@@ -1,4 +1,4 @@
-"""A small HTTP proxy before a real S3 that fails as an S3 or a network fails."""
+"""A small HTTP proxy before a real S3 that counts requests, and fails as an S3 or a network fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import parse_qs, unquote, urlparse
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,31 @@ class Fault:
 
 @dataclass
 class Proxy:
-    """``fails`` decides by key and by how often that key was asked for before."""
+    """``fails`` decides by key and by how often that key was asked for before.
+
+    ``kinds`` counts requests as an S3 charges them: PUT, GET, HEAD, LIST, POST, DELETE.
+    """
 
     endpoint: str
     fails: Callable[[str, int], Fault | None] = lambda _key, _times: None
     asked: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     ranges: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def fault(self, key: str) -> Fault | None:
+    def fault(self, key: str, kind: str) -> Fault | None:
         """The fault of this request, which is counted."""
         with self.lock:
             times = self.asked[key]
             self.asked[key] += 1
+            self.kinds[kind] += 1
         return self.fails(key, times)
+
+    def take_kinds(self) -> Counter[str]:
+        """The counts by kind since the last call."""
+        with self.lock:
+            kinds, self.kinds = self.kinds, Counter()
+        return kinds
 
 
 @contextmanager
@@ -68,7 +79,7 @@ def proxy_before(endpoint: str) -> Iterator[Proxy]:
         def _answer(self) -> None:
             sent = self._body()
             key = unquote(urlparse(self.path).path).partition("/")[2].partition("/")[2]
-            fault = proxy.fault(key) or Fault()
+            fault = proxy.fault(key, _kind(self.command, self.path)) or Fault()
             time.sleep(fault.pause_s)
             if fault.status:
                 body = f"<Error><Code>{fault.code}</Code><Message>by the test</Message></Error>".encode()
@@ -135,3 +146,8 @@ def proxy_before(endpoint: str) -> Iterator[Proxy]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _kind(method: str, path: str) -> str:
+    query = parse_qs(urlparse(path).query, keep_blank_values=True)
+    return "LIST" if method == "GET" and {"list-type", "prefix"} & set(query) else method

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from tests.chaos.disturbed import Annotate, copied, drafts_of, make_workspace, processes_below
 from tests.conftest import S3Stack, started
+from tests.fault_proxy import Proxy, proxy_before
 
 from sonoloop.platform.stack import Component, environment, s3, stop
 from sonoloop.platform.workspace import Store
@@ -78,6 +79,13 @@ def own_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Stack]:
     client = s3.client(endpoint, s3.load_or_create_keys(folder))
     yield S3Stack(folder=folder, endpoint=endpoint, env=environment(folder), client=client)
     stop(folder)
+
+
+@pytest.fixture
+def proxy(own_s3: S3Stack) -> Iterator[Proxy]:
+    """A proxy before it, that fails as it is told."""
+    with proxy_before(own_s3.endpoint) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

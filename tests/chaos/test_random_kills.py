@@ -20,7 +20,7 @@ import pytest
 from tests.chaos.conftest import ACCELERATOR, RayNodes
 from tests.chaos.disturbed import Annotate, assert_same, restart_s3, uploaded
 from tests.conftest import S3Stack
-from tests.fault_proxy import Fault, Proxy, proxy_before
+from tests.fault_proxy import Fault, Proxy
 
 from sonoloop.platform.workspace import S3Config, Store
 
@@ -84,12 +84,6 @@ class Battlefield:
         if found:
             os.kill(self.dice.choice(found), signal.SIGKILL)
         return bool(found)
-
-
-@pytest.fixture
-def proxy(own_s3: S3Stack) -> Iterator[Proxy]:
-    with proxy_before(own_s3.endpoint) as running:
-        yield running
 
 
 def test_random_kills_leave_the_drafts_of_an_undisturbed_run(

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pyarrow as pa
 import pytest
 from tests.chaos.conftest import RayNodes
 from tests.chaos.disturbed import Annotate, assert_undisturbed, restart_s3, uploaded
 from tests.conftest import S3Stack
-from tests.fault_proxy import Fault, Proxy, proxy_before
+from tests.fault_proxy import Fault, Proxy
 
 from sonoloop.platform.workspace import S3Config, Store
 
 pytestmark = pytest.mark.ray
 OUTAGE_S = 30.0
-
-
-@pytest.fixture
-def proxy(own_s3: S3Stack) -> Iterator[Proxy]:
-    with proxy_before(own_s3.endpoint) as running:
-        yield running
 
 
 def test_a_busy_and_a_restarted_s3_are_waited_for(

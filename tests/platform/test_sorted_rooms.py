@@ -195,13 +195,18 @@ def test_files_that_a_closing_run_replaces_while_they_are_read_lose_nobody_a_row
     assert len(reader.files) == 1
 
 
-@pytest.mark.parametrize("num_answered", range(3))
-def test_a_file_that_goes_between_two_requests_for_it_is_replaced_by_its_successor(
-    stack_s3: S3Stack, monkeypatch: pytest.MonkeyPatch, num_answered: int
-) -> None:
+@pytest.fixture
+def place(stack_s3: S3Stack, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket whose keys this process knows."""
     for name, value in stack_s3.env.items():
         monkeypatch.setenv(name, value)
-    place = f"s3://{stack_s3.bucket()}"
+    return f"s3://{stack_s3.bucket()}"
+
+
+@pytest.mark.parametrize("num_answered", range(3))
+def test_a_file_that_goes_between_two_requests_for_it_is_replaced_by_its_successor(
+    stack_s3: S3Stack, place: str, num_answered: int
+) -> None:
     replace = two_small_files(Store(place))
     with proxy_before(stack_s3.endpoint) as proxy:
         reader = RoomReader(Store(place, S3Config(endpoint_url=proxy.endpoint)), DRAFTS)
@@ -219,11 +224,8 @@ def test_a_file_that_goes_between_two_requests_for_it_is_replaced_by_its_success
 
 @pytest.mark.parametrize("num_answered", range(2))
 def test_a_file_that_goes_while_footers_are_read_is_left_out(
-    stack_s3: S3Stack, monkeypatch: pytest.MonkeyPatch, num_answered: int
+    stack_s3: S3Stack, place: str, num_answered: int
 ) -> None:
-    for name, value in stack_s3.env.items():
-        monkeypatch.setenv(name, value)
-    place = f"s3://{stack_s3.bucket()}"
     replace = two_small_files(Store(place))
     with proxy_before(stack_s3.endpoint) as proxy:
 
