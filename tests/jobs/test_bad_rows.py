@@ -60,7 +60,7 @@ class FragilePreparer(Preparer):
 
 def _decode_or_die(data: bytes) -> Rgb:
     if data.endswith(POISON):
-        ctypes.string_at(0)  # a true fault ends this thread; a signal may reach another while this one goes on
+        ctypes.string_at(0)  # a true fault: a signal may reach another thread while this one goes on
     return decode_frame(data)
 
 
