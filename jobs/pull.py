@@ -14,6 +14,7 @@ from sonoloop.platform.identity import pseudonym_key
 from sonoloop.platform.labelstudio.annotations import reviews_of
 from sonoloop.platform.records import ReviewRecord, content_id
 from sonoloop.platform.tables import current_reviews, read_reviews
+from sonoloop.platform.tasks import project_key
 from sonoloop.platform.workspace import Store
 
 
@@ -49,7 +50,7 @@ def run_pull(config: Config) -> PullSummary:
     key = pseudonym_key()
     workspace = config.open_workspace()
     with open_project(config) as (door, project), stage("pull") as counts:
-        mark_name = f"{content_id(config.labelstudio.url, str(project.id), length=12)}.json"
+        mark_name = f"{project_key(config.labelstudio.url, project.id)}.json"
         changes = door.changes(project.id, _read_mark(workspace, mark_name))
         found = reviews_of(changes.tasks, key)
         known = {review.review_id for review in read_reviews(workspace)}

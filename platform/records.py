@@ -64,6 +64,8 @@ _IMAGE = pa.struct(
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Escape = Literal["cannot-judge", "bad-image", "patient-data-visible"]
+"""Why a reader has no answer to a case."""
 
 
 class Record(BaseModel):
@@ -213,9 +215,11 @@ class ReviewRecord(Record):
             ("lead_time_s", pa.float64()),
             ("created_at", pa.timestamp("us", tz="UTC")),
             ("updated_at", pa.timestamp("us", tz="UTC")),
+            added_column("escape", pa.string()),
+            added_column("deleted", pa.bool_()),
         ]
     )
-    review_id: str = Field(description="hash of annotation id and updated_at")
+    review_id: str = Field(description="hash of annotation id, updated_at and deleted")
     annotation_id: int
     task_id: int
     case_id: str
@@ -230,12 +234,15 @@ class ReviewRecord(Record):
     )
     lead_time_s: float | None
     created_at: datetime
-    updated_at: datetime
+    updated_at: datetime = Field(description="of the annotation; of the pull that missed it, where deleted")
+    escape: Escape | None = Field(default=None, description="why the reader gave no answer to the case")
+    deleted: bool = Field(default=False, description="the annotation is gone from Label Studio")
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:
-        """As `Record.from_row`; Arrow gives a map as a list of pairs."""
-        return super().from_row({**row, "origins": dict(row["origins"])})
+        """As `Record.from_row`; Arrow gives a map as a list of pairs, and older tables lack a column."""
+        found = {**row, "origins": dict(row["origins"]), "deleted": bool(row.get("deleted"))}
+        return super().from_row(found)
 
     def parsed_entities(self) -> Entities | None:
         """The entities as a lexicon model, or ``None`` where the review has none."""

@@ -18,9 +18,9 @@ from functools import cached_property
 
 import pyarrow.compute as pc
 
-from sonoloop.jobs.annotating.claims import Claim, HeldError, is_held
 from sonoloop.jobs.annotating.selection import Chooser, Selection, SelectionCounts
 from sonoloop.jobs.annotating.units import InputParts, drop_attempted, read_part, write_units
+from sonoloop.jobs.claims import Claim, HeldError, is_held
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.output import progress
 from sonoloop.jobs.runs import Run, read_runs, start_run
