@@ -35,6 +35,7 @@ CASES_PER_UNIT = 2
 NUM_UNITS = NUM_CASES // CASES_PER_UNIT
 DEADLINE_S = 240
 STORAGE_EXIT = StorageError.exit_code
+COMPLAINTS = ("error:", "Traceback")
 
 
 def make_workspace(folder: Path) -> Store:
@@ -172,8 +173,8 @@ class Annotate:
 
     def _lost_its_node(self) -> bool:
         """Ray ends a driver with 1, at once and without a word, when the raylet that it joined is gone."""
-        said = self._said()[self._said_before :].lower()
-        return self.process.returncode == 1 and "traceback" not in said and "error" not in said
+        said = self._said()[self._said_before :].splitlines()
+        return self.process.returncode == 1 and not any(line.startswith(COMPLAINTS) for line in said)
 
 
 def restart_s3(folder: Path, *, away_s: float = 3) -> None:
