@@ -40,7 +40,8 @@ from sonoloop.platform.records import CaseRecord
 from sonoloop.platform.tables import read_cases, read_drafts
 from sonoloop.platform.workspace import Store
 
-POLL_S = 0.005
+POLL_S = 0.05
+"""Of a unit that takes a second or more; polled ten times as often, a twelfth of a core went to it."""
 Written = dict[str, tuple[str | None, str | None]]
 """Case -> findings, or why there are none."""
 _NAIVE = pa.schema(

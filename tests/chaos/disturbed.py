@@ -35,6 +35,7 @@ CASES_PER_UNIT = 2
 NUM_UNITS = NUM_CASES // CASES_PER_UNIT
 DEADLINE_S = 240
 STORAGE_EXIT = StorageError.exit_code
+COMPLAINTS = ("error:", "Traceback")
 
 
 def make_workspace(folder: Path) -> Store:
@@ -104,6 +105,7 @@ class Annotate:
     env: dict[str, str]
     settings: tuple[str, ...] = ()
     process: subprocess.Popen[str] = field(init=False)
+    _said_before: int = field(default=0, init=False)
 
     def start(self) -> None:
         """Begin, or begin again after it was killed."""
@@ -112,6 +114,7 @@ class Annotate:
         if self.store.is_s3:
             lines += ["[s3]", f'endpoint_url = "{self.store.s3.endpoint_url}"']
         (self.folder / "sonoloop.toml").write_text("\n".join(lines))
+        self._said_before = len(self._said())
         command = [sys.executable, "-m", "sonoloop.jobs.cli", "annotate", "--json"]
         self.process = subprocess.Popen(
             [*command, "--config", str(self.folder / "sonoloop.toml")],
@@ -155,14 +158,23 @@ class Annotate:
 
     def finish_or_again(self) -> None:
         """Wait for its end; while it stops because the store is away, or was killed, the same again."""
-        while self.process.wait(DEADLINE_S) in (STORAGE_EXIT, -signal.SIGKILL):
+        while self.process.wait(DEADLINE_S) in (STORAGE_EXIT, -signal.SIGKILL) or self._lost_its_node():
             assert self.process.stdout
             self.process.stdout.close()
             self.start()
 
     def complaint(self) -> str:
         """The end of what it said."""
-        return (self.folder / "stderr.txt").read_text()[-3000:]
+        return self._said()[-3000:]
+
+    def _said(self) -> str:
+        path = self.folder / "stderr.txt"
+        return path.read_text() if path.exists() else ""
+
+    def _lost_its_node(self) -> bool:
+        """Ray ends a driver with 1, at once and without a word, when the raylet that it joined is gone."""
+        said = self._said()[self._said_before :].splitlines()
+        return self.process.returncode == 1 and not any(line.startswith(COMPLAINTS) for line in said)
 
 
 def restart_s3(folder: Path, *, away_s: float = 3) -> None:

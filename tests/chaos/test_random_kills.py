@@ -49,9 +49,7 @@ class Battlefield:
 
     def worker(self) -> bool:
         """SIGKILL to any other worker process."""
-        return self._kill(
-            self.dice.choice(["(Preparer)", "ray::Write", "ray::Read", "CheckpointFilter", "ray::"])
-        )
+        return self._kill(self.dice.choice(WORKERS))
 
     def node(self) -> bool:
         """SIGKILL to a raylet."""
