@@ -52,7 +52,7 @@ _CAUSES = (
 
 
 def _translated(err: Exception, where: str) -> StorageError:
-    response: Any = getattr(err, "response", {})
+    response: Any = getattr(err, "response", None) or {}  # botocore: None where a connection was closed
     code = str(response.get("Error", {}).get("Code", ""))
     if code in _CHANGED:
         return ConflictError(f"an object of {where} was changed by another writer; read it again and retry")

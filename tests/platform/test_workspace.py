@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Thread
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
 
-from sonoloop.platform.errors import ConfigError, ConflictError, StorageError
+from sonoloop.platform.errors import ConfigError, ConflictError, StorageError, UnreachableError
 from sonoloop.platform.workspace import S3Config, Store, store_of
 
 if TYPE_CHECKING:
@@ -261,3 +263,22 @@ def test_thousands_of_objects_are_removed_at_once_and_those_that_are_gone_do_no_
     store.remove_paths(paths)
     store.remove_paths([])
     assert [info.uri for info in store.list_objects()] == [store.uri_of("folder", "5.txt")]
+
+
+def test_an_endpoint_that_hangs_up_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Thread(target=_hang_up_on_everybody, args=(server,), daemon=True).start()
+        store = Store("s3://bucket/x", S3Config(endpoint_url=f"http://127.0.0.1:{server.getsockname()[1]}"))
+        with pytest.raises(UnreachableError, match="endpoint does not answer"):
+            store.check()
+
+
+def _hang_up_on_everybody(server: socket.socket) -> None:
+    with suppress(OSError):  # the test is over
+        while True:
+            connection, _ = server.accept()
+            connection.recv(65536)
+            connection.close()
