@@ -363,11 +363,12 @@ def test_a_chinese_page_of_one_organ_shows_chinese_and_stores_the_words_of_the_l
     assert len(review.boxes) == 1
 
 
-def test_on_a_page_of_one_organ_a_task_without_a_draft_has_the_organ_already(
+def test_on_a_page_of_one_organ_a_task_without_a_draft_has_the_organ_and_takes_what_is_typed(
     page, door, make_project, stack_labelstudio
 ) -> None:
     project_id = make_project(None, build_page("liver", "zh"))
     _open_stream(page, stack_labelstudio.url, project_id, drafted=False)
+    page.locator(".sl-form textarea:visible").first.fill("肝脏大小正常。")
     _choice(page, "病灶", "无").click()
     _submit_by_key(page)
     found = _pulled(door, project_id)
@@ -376,3 +377,4 @@ def test_on_a_page_of_one_organ_a_task_without_a_draft_has_the_organ_already(
     entities = review.parsed_entities()
     assert entities is not None
     assert entities.flat() == {"organ": "liver", "parenchyma": "not assessed", "lesion": "absent"}
+    assert review.findings == "肝脏大小正常。"
