@@ -149,7 +149,7 @@ class _Form:
 
     def word(self, organ: Organ | None, field: str, value: str) -> str:
         if field == ESCAPE:
-            return dict[str, str](ESCAPE_WORDS[self.language])[value]
+            return ESCAPE_WORDS[self.language][value]
         return word(organ, field, value, self.language)
 
     def text(self, parent: ET.Element, name: str, rows: int) -> None:
@@ -163,6 +163,7 @@ class _Form:
             toName=IMAGE,
             editable="true",
             maxSubmissions="1",
+            showSubmitButton="false",  # what stands in the area when the task is submitted is taken too
             rows=str(rows),
             placeholder=placeholder,
         )

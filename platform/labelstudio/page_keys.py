@@ -9,6 +9,8 @@ Label Studio's own plain keys are H, R, U, V, Backspace, Delete, Enter and Escap
 
 from __future__ import annotations
 
+import json
+
 from sonoloop.platform.lexicon import Organ, choice_fields, field_values, qualifiers
 
 NO_KEY = "ctrl+alt+shift+f19"
@@ -18,8 +20,18 @@ ORGAN_KEYS = "1234890"
 LESION_KEYS = "567"
 ESCAPE_KEYS = "jip"
 """cannot Judge, bad Image, Patient data."""
-SUBMIT_KEY = "s"
-"""Free on every page, for installations that let a plain key submit."""
+SUBMIT_KEY = "f8"
+"""Submits beside Ctrl+Enter. No letter: Label Studio hears keys in an open list too, where readers type."""
+EDITOR_KEYMAP = json.dumps(
+    {
+        "annotation:submit": {
+            "key": f"ctrl+enter,{SUBMIT_KEY}",
+            "mac": f"command+enter,{SUBMIT_KEY}",
+            "description": "Submit annotation",
+        }
+    }
+)
+"""For Label Studio's environment variable of this name; a project's page cannot say it."""
 _FIELD_KEYS = "1234890qwetyadfgzxcnklo"
 """On a page of one organ; M is the "auto-detect" of projects with an ML backend."""
 

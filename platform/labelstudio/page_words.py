@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from sonoloop.platform.lexicon import NOT_ASSESSED, Organ
-from sonoloop.platform.records import Escape
 
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 
-ESCAPE_WORDS: dict[Language, dict[Escape, str]] = {
+ESCAPE_WORDS: dict[Language, dict[str, str]] = {
     "en": {
         "cannot-judge": "cannot judge",
         "bad-image": "bad image",
@@ -29,12 +28,12 @@ PHRASES: dict[Language, dict[str, str]] = {
     "en": {
         "case": "Case $case_id, scanner: $scanner",
         "unsure": "? = the draft is unsure",
-        "write": "Write the {title} here and press Shift+Enter",
+        "write": "Write the {title} here",
     },
     "zh": {
         "case": "病例 $case_id，设备：$scanner",
         "unsure": "? = 草稿把握不大",
-        "write": "在此填写{title}，按 Shift+Enter 确认",
+        "write": "在此填写{title}",
     },
 }
 _TITLES: dict[str, str] = {

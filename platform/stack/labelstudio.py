@@ -16,6 +16,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sonoloop.platform.errors import ConfigError, ServiceError
+from sonoloop.platform.labelstudio.page_keys import EDITOR_KEYMAP
 from sonoloop.platform.stack import login, ports, processes
 from sonoloop.platform.stack.files import OnProgress, private_folder, write_private
 
@@ -130,6 +131,7 @@ def _environment(folder: Path, assigned: dict[str, int], account: Account) -> di
         "LABEL_STUDIO_ML_BLOCK_LOCAL_IP": "false",
         # Predictions are checked against the labeling config: off by default, bad ones then pass or vanish.
         "fflag_feat_utc_210_prediction_validation_15082025": "true",
+        "EDITOR_KEYMAP": EDITOR_KEYMAP,
         "CSRF_TRUSTED_ORIGINS": ",".join(origins(assigned)),
     }
 

@@ -108,7 +108,8 @@ def make_project(door, stack_s3, stack_labelstudio) -> MakeProject:
             draft = None if entities is None else _draft(case_id, entities)
             cases.append(CaseUpload(data, draft and prediction_of(draft, page=page)))
         upload(door, project.id, cases)
-        door.use_version(project.id, "nano/1@p1")
+        if entities is not None:  # Label Studio refuses a version that no task has
+            door.use_version(project.id, "nano/1@p1")
         return project.id
 
     return make
@@ -171,9 +172,9 @@ def _choice(page: Page, field: str, word: str) -> Locator:
     return row.locator("label", has_text=re.compile(f"^{re.escape(word)}"))
 
 
-def _submit_by_key(page: Page) -> None:
+def _submit_by_key(page: Page, key: str = "Control+Enter") -> None:
     with page.expect_response(re.compile("/api/tasks/.*/annotations")) as saved:
-        page.keyboard.press("Control+Enter")
+        page.keyboard.press(key)
     assert saved.value.status == 201
 
 
@@ -321,7 +322,7 @@ def test_an_escape_is_two_keys_with_or_without_a_draft_and_no_problem(
     drafted, empty = make_project(BREAST), make_project(None)
     _open_stream(page, stack_labelstudio.url, drafted)
     page.keyboard.press("p")
-    _submit_by_key(page)
+    _submit_by_key(page, "F8")
     _open_stream(page, stack_labelstudio.url, empty, drafted=False)
     assert _image_width(page) == 640
     page.keyboard.press("i")
@@ -350,7 +351,7 @@ def test_a_chinese_page_of_one_organ_shows_chinese_and_stores_the_words_of_the_l
     assert _fits(page, page.locator(".sl-place:visible"))
     page.keyboard.press("4")
     assert "4A 类" in _chosen(page)
-    _submit_by_key(page)
+    _submit_by_key(page, "F8")
 
     found = _pulled(door, project_id)
     assert not found.problems
@@ -362,11 +363,12 @@ def test_a_chinese_page_of_one_organ_shows_chinese_and_stores_the_words_of_the_l
     assert len(review.boxes) == 1
 
 
-def test_on_a_page_of_one_organ_a_task_without_a_draft_has_the_organ_already(
+def test_on_a_page_of_one_organ_a_task_without_a_draft_has_the_organ_and_takes_what_is_typed(
     page, door, make_project, stack_labelstudio
 ) -> None:
     project_id = make_project(None, build_page("liver", "zh"))
     _open_stream(page, stack_labelstudio.url, project_id, drafted=False)
+    page.locator(".sl-form textarea:visible").first.fill("肝脏大小正常。")
     _choice(page, "病灶", "无").click()
     _submit_by_key(page)
     found = _pulled(door, project_id)
@@ -375,3 +377,4 @@ def test_on_a_page_of_one_organ_a_task_without_a_draft_has_the_organ_already(
     entities = review.parsed_entities()
     assert entities is not None
     assert entities.flat() == {"organ": "liver", "parenchyma": "not assessed", "lesion": "absent"}
+    assert review.findings == "肝脏大小正常。"
