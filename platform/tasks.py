@@ -17,8 +17,10 @@ from sonoloop.platform.workspace import Store
 
 _ROOM = "tasks"
 
-Purpose = Literal["draft", "control", "gold"]
-"""A draft to correct; a case shown without one, to measure what drafts do; one whose answer is known."""
+Purpose = Literal["draft", "control", "gold", "adjudication"]
+"""A draft to correct; a case shown without one, to measure what drafts do; one whose answer is known; one
+that its readers disagree on, in a project of its own.
+"""
 
 
 class TaskRecord(Record):
