@@ -10,10 +10,12 @@ from pydantic import BaseModel, Field
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.labelstudio import open_project
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
+from sonoloop.jobs.pulling.oddities import page_oddities
 from sonoloop.jobs.pulling.project import ProjectPull, PullCounts
 from sonoloop.jobs.runs import stage
 from sonoloop.platform.identity import pseudonym_key
 from sonoloop.platform.labelstudio.adjudication import adjudication_title
+from sonoloop.platform.labelstudio.page import build_page
 from sonoloop.platform.tables import count_reviewed, disputed_ids
 
 
@@ -64,6 +66,7 @@ def run_pull(config: Config, *, full: bool = False) -> PullSummary:
         court = door.find_project(adjudication_title(project.title))
         if court is not None:
             settled = ProjectPull(workspace, door, court, key, adjudicates=True).run(full=full)
+        problems = page_oddities(project.label_config, build_page()) + read.problems + settled.problems
         counts.update(new=read.new + settled.new, known=read.known + settled.known)
     return PullSummary(
         project=project.title,
@@ -74,7 +77,7 @@ def run_pull(config: Config, *, full: bool = False) -> PullSummary:
         skipped_by_readers=read.skipped + settled.skipped,
         escapes=dict(read.escapes + settled.escapes),
         withdrawn_cases=read.withdrawn + settled.withdrawn,
-        problems=dict(read.problems + settled.problems),
+        problems=dict(problems),
         reviewed_cases=count_reviewed(workspace),
         disputed_cases=len(disputed_ids(workspace)),
     )

@@ -18,6 +18,8 @@ from sonoloop.jobs.reporting.page import page_of
 from sonoloop.jobs.reporting.sections import sections_of
 from sonoloop.platform.errors import ConfigError, NothingToDoError
 
+_COLUMNS = 120
+
 
 def report(
     config: ConfigOption = "sonoloop.toml",
@@ -65,7 +67,7 @@ def run_report(config: Config, *, out: Path | None = None) -> tuple[Report, str]
 
 
 def _print(found: Report) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=_COLUMNS)
     for section in sections_of(found):
         if not section.rows:
             continue

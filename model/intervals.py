@@ -1,7 +1,9 @@
-"""Figures with how sure they are: bootstrap intervals, the same for the same values.
+"""Figures with how sure they are: intervals of 95 %, the same for the same values.
 
-Percentile intervals of 95 %, from `scipy.stats.bootstrap`. Source: Efron and Tibshirani, An Introduction to
-the Bootstrap, 1993, chapter 13. A case is the unit that is drawn: give one value for each.
+Percentile bootstrap, from `scipy.stats.bootstrap`. Source: Efron and Tibshirani, An Introduction to the
+Bootstrap, 1993, chapter 13. A case is the unit that is drawn: give one value for each. A share of yes and no
+has Wilson's score interval, from `scipy.stats.binomtest`: the bootstrap gives none where all say the same.
+Source: Wilson, J Am Stat Assoc 1927;22:209-212.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 
 RESAMPLES = 1000
 _BATCH = 50  # of them at once: 50 draws of 100,000 cases are 40 MB
@@ -20,17 +22,18 @@ Statistic = Literal["mean", "median"]
 
 
 class Estimate(BaseModel):
-    """A figure over ``n`` cases; no interval for fewer than two."""
+    """A figure over ``n`` values; no interval for fewer than two."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     value: float
-    low: float | None = Field(default=None, description="2.5 % of resamples lie below")
-    high: float | None = Field(default=None, description="2.5 % of resamples lie above")
+    low: float | None = Field(default=None, description="lower end of the interval")
+    high: float | None = Field(default=None, description="upper end of the interval")
     n: int = Field(description="values it is made of")
 
     def __str__(self) -> str:
-        between = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
-        return f"{self.value:.2f}{between} (n={self.n})"
+        if self.low is None or self.high is None:
+            return _short(self.value)
+        return f"{_short(self.value)} [{_short(self.low)}, {_short(self.high)}]"
 
 
 def estimate(values: Sequence[float], statistic: Statistic = "mean") -> Estimate | None:
@@ -39,7 +42,10 @@ def estimate(values: Sequence[float], statistic: Statistic = "mean") -> Estimate
         return None
     function = _function(statistic)
     value = float(function(np.asarray(values), axis=-1))
-    low, high = _interval((values,), function)
+    if statistic == "mean" and set(values) <= {0, 1}:
+        low, high = _wilson(values)
+    else:
+        low, high = _interval((values,), function)
     return Estimate(value=value, low=low, high=high, n=len(values))
 
 
@@ -62,8 +68,19 @@ def difference(
     return Estimate(value=value, low=low, high=high, n=min(len(one), len(other)))
 
 
+def _short(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
 def _function(statistic: Statistic) -> Callable[..., Any]:
     return np.median if statistic == "median" else np.mean
+
+
+def _wilson(values: Sequence[float]) -> tuple[float | None, float | None]:
+    if len(values) < 2:
+        return None, None
+    found = binomtest(int(sum(values)), len(values)).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def _interval(

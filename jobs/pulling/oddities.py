@@ -30,12 +30,12 @@ def controls_of(label_config: str) -> frozenset[str]:
 
 @cache
 def _ours() -> frozenset[str]:
-    return controls_of(build_page())
+    return controls_of(build_page())  # of all organs: it has every name that there ever was
 
 
-def page_oddities(label_config: str) -> Counter[str]:
-    """What readers cannot fill in on this page."""
-    return Counter(f"page-lacks {name}" for name in sorted(_ours() - controls_of(label_config)))
+def page_oddities(page: str, ours: str) -> Counter[str]:
+    """What readers cannot fill in on a project's page, of what the page that it was made with has."""
+    return Counter(f"page-lacks {name}" for name in sorted(controls_of(ours) - controls_of(page)))
 
 
 def annotation_oddities(annotations: Iterable[SeenAnnotation]) -> Counter[str]:

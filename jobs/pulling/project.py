@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, SecretStr
 
 from sonoloop.jobs.pulling.known import Known
-from sonoloop.jobs.pulling.oddities import annotation_oddities, page_oddities, review_oddities
+from sonoloop.jobs.pulling.oddities import annotation_oddities, review_oddities
 from sonoloop.jobs.pulling.withdrawing import withdraw
 from sonoloop.platform.errors import ServiceError
 from sonoloop.platform.labelstudio.annotations import reviews_of
@@ -79,7 +79,7 @@ class ProjectPull:
         self._waiting: list[ReviewRecord] = []
         self._gone: set[int] = set()
         self._foreign = 0
-        self.counts = PullCounts(problems=page_oddities(project.label_config))
+        self.counts = PullCounts()
 
     def run(self, *, full: bool) -> PullCounts:
         """Append what is new, changed or gone since the last pull.
@@ -207,7 +207,8 @@ class ProjectPull:
 
     def _last_rows(self) -> list[ReviewRecord]:
         """The newest row of each annotation that is gone, a file of the room at a time."""
-        gone, newest = pa.array(sorted(self._gone), pa.int64()), {}
+        gone = pa.array(sorted(self._gone), pa.int64())
+        newest: dict[int, ReviewRecord] = {}
         for path in self._workspace.table_paths("reviews") if self._gone else ():
             table = self._workspace.read_table(ReviewRecord.ARROW, path)
             ours = pc.fill_null(pc.equal(table["project"], self._name), False)

@@ -87,16 +87,16 @@ def _fields(cases: list[list[Reading]]) -> Iterator[FieldAgreement]:
         for name, values in of_case.items():
             if len(values) > 1:
                 said[name].append(values)
-    for name, values in sorted(said.items()):
-        agreement = estimate([agreeing_share(of_case) for of_case in values])
+    for name, readings in sorted(said.items()):
+        agreement = estimate([agreeing_share(values) for values in readings])
         assert agreement is not None, "a field stands here for the cases it has"
         order = graded_field(name)
         yield FieldAgreement(
             field=name,
             level="ordinal" if order else "nominal",
             agreement=agreement,
-            fleiss_kappa=fleiss_kappa(values),
-            krippendorff_alpha=krippendorff_alpha(values, order),
+            fleiss_kappa=fleiss_kappa(readings),
+            krippendorff_alpha=krippendorff_alpha(readings, order),
         )
 
 

@@ -14,7 +14,7 @@ A reading on an adjudication task, one without a draft and an escape do not coun
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -28,7 +28,6 @@ from sonoloop.model.prompts import format_report
 from sonoloop.platform.records import DraftRecord
 
 NUM_BINS = 10
-_TOUCHED = ("prediction-changed", "manual")
 
 
 class ConfidenceBin(BaseModel):
@@ -108,9 +107,9 @@ def _by_organ(evidence: Evidence, version: str, found: Sequence[Reading]) -> Ite
 
 
 def _help(evidence: Evidence, version: str, organ: str | None, found: Sequence[Reading]) -> Help:
-    origins = [list(reading.review.origins.values()) for reading in found]
-    kept = [of_page.count("prediction") for of_page in origins]
-    edits = [sum(map(of_page.count, _TOUCHED)) for of_page in origins]
+    origins = [Counter(reading.review.origins.values()) for reading in found]
+    kept = [of_page["prediction"] for of_page in origins]
+    edits = [of_page["prediction-changed"] + of_page["manual"] for of_page in origins]
     texts = [
         _text_distance(reading, evidence.drafts.get((reading.review.case_id, version))) for reading in found
     ]

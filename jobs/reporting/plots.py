@@ -84,7 +84,7 @@ def _confidence(report: Report) -> str | None:
             )
         panel.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="probability", ylabel="share kept")
         panel.set_title(entry.total.model_version, fontsize=9)
-        panel.legend(fontsize=7, frameon=False, loc="upper left")
+        panel.legend(fontsize=7, frameon=False, loc="lower right")
     return _svg(figure)
 
 

@@ -33,8 +33,8 @@ def measure_readers(evidence: Evidence) -> tuple[ReaderQuality, ...]:
                 continue
             hits = rightness(reading, truth)
             right[reading.review.reader, None].append(sum(hits.values()) / len(hits))
-            for name, hit in hits.items():
-                right[reading.review.reader, name].append(float(hit))
+            for field, hit in hits.items():
+                right[reading.review.reader, field].append(float(hit))
     rows = []
     for (reader, name), values in sorted(right.items(), key=lambda item: (item[0][0], item[0][1] or "")):
         share = estimate(values)

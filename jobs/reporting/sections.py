@@ -46,8 +46,8 @@ def _help(report: Report) -> Section:
         "What drafts were worth, by model version",
         "Untouched: filled fields that still say what the draft said. Whole: drafts submitted without an "
         "edit. Text distance: words changed, of the longer report. Seconds: median. In brackets, here and "
-        "below, 95 % bootstrap intervals.",
-        ("model version", "untouched", "edits per case", "whole", "text distance", "seconds"),
+        "below, intervals of 95 %.",
+        ("model version", *_HELP),
         tuple((entry.total.model_version, *_help_cells(entry.total)) for entry in report.help),
     )
 
@@ -57,7 +57,7 @@ def _organs(report: Report) -> Section:
         "organs",
         "The same by organ",
         "The organ is the one that the reader chose.",
-        ("model version", "organ", "untouched", "edits per case", "whole", "text distance", "seconds"),
+        ("model version", "organ", *_HELP),
         tuple(
             (organ.model_version, organ.organ or "", *_help_cells(organ))
             for entry in report.help
@@ -66,8 +66,13 @@ def _organs(report: Report) -> Section:
     )
 
 
+_HELP = ("n", "untouched", "edits per case", "whole", "text distance", "seconds")
+
+
 def _help_cells(entry: Help) -> tuple[str, ...]:
-    return tuple(map(cell, (entry.untouched, entry.edits, entry.whole, entry.text_distance, entry.seconds)))
+    return str(entry.num_readings), *(
+        map(cell, (entry.untouched, entry.edits, entry.whole, entry.text_distance, entry.seconds))
+    )
 
 
 def _confidence(report: Report) -> Section:
@@ -76,6 +81,7 @@ def _confidence(report: Report) -> Section:
             entry.total.model_version,
             "calibrated" if confidence.calibrated else "as decoded",
             f"{one.low:.1f} - {one.high:.1f}",
+            str(one.kept.n),
             f"{one.mean_probability:.2f}",
             cell(one.kept),
         )
@@ -87,7 +93,7 @@ def _confidence(report: Report) -> Section:
         "confidence",
         "Is 0.9 really 0.9: drafted values that readers kept, by probability",
         "A model is as sure as it is right where the share kept is the mean probability.",
-        ("model version", "probability", "bin", "mean", "kept"),
+        ("model version", "probability", "bin", "n", "mean", "kept"),
         tuple(rows),
     )
 
@@ -104,19 +110,27 @@ def _comparison(report: Report) -> Section:
         f"With drafts of {found.model_version or 'no model'} and without (control tasks)",
         "The last two over cases whose truth is known without the reader: gold tasks, and cases that "
         "somebody else adjudicated. Drafts draw readers along where the last line is higher with them.",
-        ("figure", "with drafts", "without", "difference"),
+        ("figure", "n", "with drafts", "n", "without", "difference"),
         tuple((name, *_contrast_cells(contrast)) for name, contrast in rows),
     )
 
 
 def _contrast_cells(contrast: Contrast) -> tuple[str, ...]:
-    return tuple(map(cell, (contrast.with_drafts, contrast.without, contrast.difference)))
+    one, other = contrast.with_drafts, contrast.without
+    return size(one), cell(one), size(other), cell(other), cell(contrast.difference)
 
 
 def _fields(report: Report) -> Section:
     found = report.agreement
     rows = [
-        (one.field, one.level, cell(one.agreement), number(one.fleiss_kappa), number(one.krippendorff_alpha))
+        (
+            one.field,
+            one.level,
+            size(one.agreement),
+            cell(one.agreement),
+            number(one.fleiss_kappa),
+            number(one.krippendorff_alpha),
+        )
         for one in found.fields
     ]
     return Section(
@@ -124,7 +138,7 @@ def _fields(report: Report) -> Section:
         f"How far readers agree: {found.num_cases} cases read twice or more, {found.num_disputed} disputed",
         f"Box IoU {cell(found.box_iou)}; text distance {cell(found.text_distance)}. No kappa or alpha where "
         "all said the same throughout.",
-        ("field", "level", "agreement", "Fleiss' kappa", "Krippendorff's alpha"),
+        ("field", "level", "n", "agreement", "Fleiss' kappa", "Krippendorff's alpha"),
         tuple(rows),
     )
 
@@ -161,14 +175,23 @@ def _readers(report: Report) -> Section:
         "How often readers are right, where the truth is known without them",
         "Mean share of a case's choices; --json has it for each field. Gold tasks, and cases that somebody "
         "else adjudicated: these are the hard ones.",
-        ("reader", "right"),
-        tuple((one.reader[:READER_DIGITS], cell(one.right)) for one in report.readers if one.field is None),
+        ("reader", "n", "right"),
+        tuple(
+            (one.reader[:READER_DIGITS], size(one.right), cell(one.right))
+            for one in report.readers
+            if one.field is None
+        ),
     )
 
 
 def cell(value: Estimate | None) -> str:
     """An estimate as it stands in a table."""
     return "-" if value is None else str(value)
+
+
+def size(value: Estimate | None) -> str:
+    """How many values an estimate is made of."""
+    return "0" if value is None else str(value.n)
 
 
 def number(value: float | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fault_proxy import Fault, proxy_before
 from pydantic import SecretStr
 from readers_at_work import AtWork, answer
 from said import write_said
@@ -157,6 +158,25 @@ def test_rows_are_written_in_parts_that_are_bounded(
         readers.submit(name)
     assert run_pull(config).new_reviews == 5
     assert len(config.open_workspace().table_paths("reviews")) == 3
+
+
+def test_a_server_that_fails_halfway_loses_nothing_and_doubles_nothing(
+    config: Config, readers: AtWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "ROWS_PER_PART", 2)
+    readers.give(*"abcdefgh")
+    for name in "abcdefgh":
+        readers.submit(name)
+    with proxy_before(config.labelstudio.url) as proxy:
+        address = config.labelstudio.model_copy(update={"url": proxy.endpoint})
+        through = config.model_copy(update={"labelstudio": address})
+        proxy.fails = lambda key, times: Fault(status=503) if key == "tasks/" and times > 1 else None
+        with pytest.raises(ServiceError, match="503"):
+            run_pull(through)
+        proxy.fails = lambda *_: None
+        assert 0 < len(read_reviews(config.open_workspace())) < 8
+        assert run_pull(through).reviewed_cases == 8
+    assert len(read_reviews(config.open_workspace())) == 8
 
 
 def test_reviews_from_before_there_were_projects_are_read_again_and_count_once(

@@ -23,9 +23,17 @@ def test_an_estimate_is_the_mean_or_the_median_with_an_interval_around_it() -> N
 def test_one_value_has_no_interval_and_none_has_no_estimate() -> None:
     one = estimate([0.5])
     assert one is not None
-    assert (one.value, one.low, one.high, str(one)) == (0.5, None, None, "0.50 (n=1)")
+    assert (one.value, one.low, one.high, str(one)) == (0.5, None, None, "0.50")
     assert estimate([]) is None
     assert difference([], [1.0]) is None
+
+
+def test_a_share_of_yes_is_unsure_also_where_all_said_yes() -> None:
+    # Wilson, 10 of 10: (10 + z^2 / 2) / (10 + z^2) minus z^2 / 2 / (10 + z^2), z = 1.96
+    found = estimate([1.0] * 10)
+    assert found is not None
+    assert (found.value, found.high) == (1.0, pytest.approx(1.0))
+    assert found.low == pytest.approx(10 / (10 + 1.96**2), abs=1e-4)
 
 
 def test_an_interval_of_the_mean_is_the_one_of_the_normal_law_for_many_values() -> None:
