@@ -64,6 +64,8 @@ def run_adjudicate(config: Config) -> AdjudicateSummary:
         court = door.ensure_project(adjudication_title(project.title), project.label_config)
         door.ensure_storage(court.id, image_storage(workspace))
         sent = _send(door, court.id, shown, answers)
+        # An import makes its version the one that is shown; with none, every reader's answer is.
+        door.use_version(court.id, "")
         _note(workspace, door, court.id, list(answers))
         counts.update(cases=len(answers), tasks=sent.num_new_tasks)
     return AdjudicateSummary(

@@ -69,7 +69,7 @@ def run_report(config: Config, *, out: Path | None = None) -> tuple[Report, str]
 def _print(found: Report) -> None:
     console = Console(highlight=False, width=_COLUMNS)
     for section in sections_of(found):
-        if not section.rows:
+        if section.is_long or not section.rows:
             continue
         table = Table(title=escape(section.title), title_justify="left")
         for heading in section.headings:

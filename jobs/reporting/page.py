@@ -57,9 +57,13 @@ def _section(section: Section, plots: dict[str, str]) -> Iterator[str]:
         return
     if section.key in plots:
         yield plots[section.key]
+    if section.is_long:
+        yield f"<details><summary>{len(section.rows)} rows</summary>"
     yield f'<div class="wide"><table><thead>{_row(section.headings, "th")}</thead><tbody>'
     yield from (_row(row, "td") for row in section.rows)
     yield "</tbody></table></div>"
+    if section.is_long:
+        yield "</details>"
 
 
 def _row(cells: tuple[str, ...], tag: str) -> str:

@@ -18,13 +18,14 @@ READER_DIGITS = 8
 
 @dataclass(frozen=True)
 class Section:
-    """One table: what it shows, how to read it, and its cells."""
+    """One table: what it shows, how to read it, and its cells; a long one is for the page only, folded."""
 
     key: str
     title: str
     note: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    is_long: bool = False
 
 
 def sections_of(report: Report) -> list[Section]:
@@ -36,7 +37,9 @@ def sections_of(report: Report) -> list[Section]:
         _comparison(report),
         _fields(report),
         _pairs(report),
+        _pair_fields(report),
         _readers(report),
+        _reader_fields(report),
     ]
 
 
@@ -147,7 +150,7 @@ def _pairs(report: Report) -> Section:
     return Section(
         "pairs",
         "Pairs of readers",
-        "Cohen's kappa is the mean over the fields where there is one; --json has it for each field.",
+        "Cohen's kappa is the mean over the fields where there is one.",
         ("readers", "most cases in a field", "fields", "agreement", "Cohen's kappa"),
         tuple(_pair_rows(report.agreement.pairs)),
     )
@@ -157,11 +160,11 @@ def _pair_rows(pairs: Iterable[PairAgreement]) -> Iterator[tuple[str, ...]]:
     by_pair: dict[tuple[str, str], list[PairAgreement]] = defaultdict(list)
     for one in pairs:
         by_pair[one.readers].append(one)
-    for (first, second), found in by_pair.items():
+    for readers, found in by_pair.items():
         kappas = [one.cohen_kappa for one in found if one.cohen_kappa is not None]
         num_values = sum(one.num_cases for one in found)
         yield (
-            f"{first[:READER_DIGITS]} {second[:READER_DIGITS]}",
+            _pair(readers),
             str(max(one.num_cases for one in found)),
             str(len(found)),
             f"{sum(one.agreement * one.num_cases for one in found) / num_values:.2f}",
@@ -169,18 +172,53 @@ def _pair_rows(pairs: Iterable[PairAgreement]) -> Iterator[tuple[str, ...]]:
         )
 
 
+def _pair_fields(report: Report) -> Section:
+    rows = [
+        (_pair(one.readers), one.field, str(one.num_cases), number(one.agreement), number(one.cohen_kappa))
+        for one in report.agreement.pairs
+    ]
+    return Section(
+        "pair fields",
+        "Pairs of readers by field",
+        "Over the cases in which both were asked for the field.",
+        ("readers", "field", "n", "agreement", "Cohen's kappa"),
+        tuple(rows),
+        is_long=True,
+    )
+
+
+def _pair(readers: tuple[str, str]) -> str:
+    return " ".join(reader[:READER_DIGITS] for reader in readers)
+
+
 def _readers(report: Report) -> Section:
     return Section(
         "readers",
         "How often readers are right, where the truth is known without them",
-        "Mean share of a case's choices; --json has it for each field. Gold tasks, and cases that somebody "
-        "else adjudicated: these are the hard ones.",
+        "Mean share of a case's choices. Gold tasks, and cases that somebody else adjudicated: these are the "
+        "hard ones.",
         ("reader", "n", "right"),
         tuple(
             (one.reader[:READER_DIGITS], size(one.right), cell(one.right))
             for one in report.readers
             if one.field is None
         ),
+    )
+
+
+def _reader_fields(report: Report) -> Section:
+    rows = [
+        (one.reader[:READER_DIGITS], one.field, size(one.right), cell(one.right))
+        for one in report.readers
+        if one.field is not None
+    ]
+    return Section(
+        "reader fields",
+        "How often readers are right, by field",
+        "A side or place that the reader left out is not counted.",
+        ("reader", "field", "n", "right"),
+        tuple(rows),
+        is_long=True,
     )
 
 
