@@ -247,8 +247,9 @@ class LabelStudioDoor:
 
     def tasks_by_id(self, project_id: int, task_ids: Sequence[int]) -> Iterator[SeenTask]:
         """Tasks with everything on them; those that are gone are simply not there."""
-        for start in range(0, len(task_ids), _LOOKUP_IDS):
-            yield from self._tasks(project_id, task_ids=task_ids[start : start + _LOOKUP_IDS])
+        size = 4 * _LOOKUP_IDS  # ids of tasks are shorter than those of cases
+        for start in range(0, len(task_ids), size):
+            yield from self._tasks(project_id, task_ids=task_ids[start : start + size])
 
     def num_annotations(self, project_id: int) -> int:
         """How many annotations the project holds, skipped ones left out."""
