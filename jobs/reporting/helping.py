@@ -3,7 +3,7 @@
 | figure | what it is |
 |---|---|
 | untouched | share of a page's filled fields that still say what the draft said, as Label Studio tells it |
-| edits | filled fields that the reader changed or added |
+| edits | fields that the reader changed, added or emptied |
 | whole | share of drafts submitted without any such edit |
 | text distance | word-level Levenshtein distance between drafted and submitted report, 0..1 |
 | seconds | median time on the page |
@@ -25,6 +25,8 @@ from sonoloop.model.agreement import text_distance
 from sonoloop.model.calibration import Calibrator, expected_calibration_error, judged_values
 from sonoloop.model.intervals import Estimate, estimate
 from sonoloop.model.prompts import format_report
+from sonoloop.platform.labelstudio.annotations import BOXES
+from sonoloop.platform.labelstudio.page import FINDINGS, IMPRESSION
 from sonoloop.platform.records import DraftRecord
 
 NUM_BINS = 10
@@ -109,10 +111,12 @@ def _by_organ(evidence: Evidence, version: str, found: Sequence[Reading]) -> Ite
 def _help(evidence: Evidence, version: str, organ: str | None, found: Sequence[Reading]) -> Help:
     origins = [Counter(reading.review.origins.values()) for reading in found]
     kept = [of_page["prediction"] for of_page in origins]
-    edits = [of_page["prediction-changed"] + of_page["manual"] for of_page in origins]
-    texts = [
-        _text_distance(reading, evidence.drafts.get((reading.review.case_id, version))) for reading in found
+    drafts = [evidence.drafts.get((reading.review.case_id, version)) for reading in found]
+    edits = [
+        of_page["prediction-changed"] + of_page["manual"] + _num_emptied(reading, draft)
+        for of_page, reading, draft in zip(origins, found, drafts, strict=True)
     ]
+    texts = [_text_distance(reading, draft) for reading, draft in zip(found, drafts, strict=True)]
     return Help(
         model_version=version,
         organ=organ,
@@ -123,6 +127,18 @@ def _help(evidence: Evidence, version: str, organ: str | None, found: Sequence[R
         text_distance=estimate([distance for distance in texts if distance is not None]),
         seconds=estimate(seconds_of(found), "median"),
     )
+
+
+def _num_emptied(reading: Reading, draft: DraftRecord | None) -> int:
+    """Fields that the draft filled and the reader left empty: Label Studio keeps no trace of them."""
+    if draft is None:
+        return 0
+    texts = ((FINDINGS, draft.findings), (IMPRESSION, draft.impression))
+    drafted = {name for name, text in texts if text} | ({BOXES} if draft.boxes else set())
+    entities = draft.parsed_entities()
+    if reading.entities is not None and reading.entities.organ == entities.organ:
+        drafted |= entities.flat().keys()
+    return sum(reading.review.origins.get(name) == "missing" for name in drafted)
 
 
 def seconds_of(found: Sequence[Reading]) -> list[float]:

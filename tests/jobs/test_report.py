@@ -97,6 +97,21 @@ def test_the_help_of_a_version_is_measured_over_what_started_from_its_drafts(wor
     assert [(one.organ, one.num_readings) for one in version.organs] == [("liver", 2)]
 
 
+def test_what_a_reader_emptied_is_an_edit_though_nothing_of_it_is_left(workspace: Store) -> None:
+    draft(workspace, "a", "b")
+    emptied = {**UNTOUCHED, "impression": "missing", "boxes": "missing"}  # no box was drafted
+    write_said(
+        workspace,
+        said("a", origins=emptied, entities=COARSE, **FROM_DRAFT),
+        said("b", origins=emptied, entities=entities("kidney"), **FROM_DRAFT),
+    )
+    (version,) = make_report(workspace, prompt_version=PROMPT_VERSION).help
+    assert version.total.edits is not None
+    assert version.total.edits.value == 1
+    assert version.total.untouched is not None
+    assert version.total.untouched.value == 0.75
+
+
 def test_what_was_drafted_at_085_is_held_against_what_readers_kept(workspace: Store) -> None:
     draft(workspace, *"abcd")
     draft(workspace, "e", sure=0.35)
