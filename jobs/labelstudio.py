@@ -12,8 +12,7 @@ from sonoloop.jobs.config import Config
 from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.labelstudio.answers import Project
 from sonoloop.platform.labelstudio.client import LabelStudioDoor
-from sonoloop.platform.labelstudio.config import api_key
-from sonoloop.platform.labelstudio.page import build_page
+from sonoloop.platform.labelstudio.config import api_key, configured_page
 from sonoloop.platform.labelstudio.storage import ImageStorage
 from sonoloop.platform.workspace import Store
 
@@ -27,7 +26,7 @@ def open_project(config: Config) -> Iterator[tuple[LabelStudioDoor, Project]]:
         ServiceError: Label Studio does not answer or refuses.
     """
     with LabelStudioDoor(config.labelstudio, api_key()) as door:
-        yield door, door.ensure_project(config.labelstudio.project, build_page())
+        yield door, door.ensure_project(config.labelstudio.project, configured_page(config.labelstudio))
 
 
 def image_storage(workspace: Store) -> ImageStorage:

@@ -6,8 +6,8 @@ under one of these names, followed by the control where there is one:
 
 | problem | what was done |
 |---|---|
-| no-organ | the review has no entities |
-| unknown-value | an organ outside the lexicon: no entities; another field: "not assessed" |
+| no-organ | the review has no entities; not counted where the reader escaped |
+| unknown-value | an organ outside the lexicon: no entities; an escape: none; another field: "not assessed" |
 | rounded-value | a number with a fraction: the nearest whole number |
 | several-values | the last one counts |
 | box-unreadable, box-outside, box-rotated | the box is left out |
@@ -27,7 +27,15 @@ from pydantic import SecretStr
 
 from sonoloop.platform.identity import pseudonym
 from sonoloop.platform.labelstudio.answers import SeenAnnotation, SeenTask
-from sonoloop.platform.labelstudio.page import BOX, FINDINGS, IMPRESSION, LESION, ORGAN, control_name
+from sonoloop.platform.labelstudio.page import (
+    BOX,
+    ESCAPE,
+    FINDINGS,
+    IMPRESSION,
+    LESION,
+    ORGAN,
+    control_name,
+)
 from sonoloop.platform.labelstudio.predictions import model_version_of
 from sonoloop.platform.lexicon import (
     BY_ORGAN,
@@ -44,7 +52,7 @@ from sonoloop.platform.lexicon import (
     numeric_fields,
     qualifiers,
 )
-from sonoloop.platform.records import ReviewRecord, content_id
+from sonoloop.platform.records import Escape, ReviewRecord, content_id
 
 BOXES = "boxes"
 """The key of all boxes together in ``ReviewRecord.origins``."""
@@ -77,10 +85,17 @@ class _Reader:
         self.origins[name] = _joint_origin(regions)
         return "\n".join(part for region in regions for part in _strings(region, "text")).rstrip()
 
+    def escape(self) -> Escape | None:
+        """Why the reader gave no answer; it is no drafted field and has no origin."""
+        return cast("Escape | None", self._chosen(ESCAPE, get_args(Escape)))
+
     def choice(self, control: str, name: str, values: tuple[str, ...]) -> str | None:
         """The chosen value, or ``None`` where there is none or none that the lexicon knows."""
+        self.origins[name] = _joint_origin(self.by_control.get(control, []))
+        return self._chosen(control, values)
+
+    def _chosen(self, control: str, values: tuple[str, ...]) -> str | None:
         regions = self.by_control.get(control, [])
-        self.origins[name] = _joint_origin(regions)
         chosen = [value for region in regions for value in _strings(region, "choices")]
         if len(chosen) > 1:
             self.problems[f"several-values {control}"] += 1
@@ -93,7 +108,8 @@ class _Reader:
         organ = cast("Organ | None", self.choice(ORGAN, ORGAN, ORGANS))
         lesion = self.choice(LESION, LESION, get_args(LesionStatus)) or NOT_ASSESSED
         if organ is None:
-            self.problems["no-organ"] += 1
+            if ESCAPE not in self.by_control:
+                self.problems["no-organ"] += 1
             return None
         model = BY_ORGAN[organ]
         flat = {ORGAN: organ, LESION: lesion}
@@ -245,6 +261,7 @@ def review_of(
         lead_time_s=annotation.lead_time,
         created_at=annotation.created_at.astimezone(UTC),
         updated_at=updated_at,
+        escape=reader.escape(),
     )
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from sonoloop.platform.errors import ConfigError
+from sonoloop.platform.labelstudio.page import build_page
+from sonoloop.platform.labelstudio.page_words import Language
+from sonoloop.platform.lexicon import Organ
 
 KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
 
@@ -25,6 +29,11 @@ class LabelStudioConfig(BaseModel):
         max_length=50,
         description="project title; created if absent",
     )
+    page: Literal["universal"] | Organ = Field(
+        default="universal",
+        description="fields of the page: of all organs, or of the one organ of the project",
+    )
+    language: Language = Field(default="en", description="in which the page is shown; it stores English")
     s3_endpoint: str | None = Field(
         default=None,
         description="S3 endpoint as Label Studio and the browser reach it; the job's own if absent",
@@ -45,6 +54,11 @@ class LabelStudioConfig(BaseModel):
     max_attempts: int = Field(
         default=3, ge=1, description="sends of one batch; before each the server is asked what it has"
     )
+
+
+def configured_page(config: LabelStudioConfig) -> str:
+    """The project's labeling configuration."""
+    return build_page(None if config.page == "universal" else config.page, config.language)
 
 
 def api_key() -> SecretStr:

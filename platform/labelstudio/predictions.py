@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from label_studio_sdk.label_interface import LabelInterface
 
-from sonoloop.platform.labelstudio.page import build_page
+from sonoloop.platform.labelstudio.page import ORGAN, build_page, control_name
 from sonoloop.platform.labelstudio.regions import PageContent, Region, regions_of
+from sonoloop.platform.lexicon import Organ
 from sonoloop.platform.records import CaseRecord, DraftRecord
 
 UNKNOWN = "not known"
 
 
 class TaskData(TypedDict):
-    """A task's ``data``: what the page shows beside the form. It holds no identifier but the case's."""
+    """A task's ``data``: what the page shows beside the form. It holds no identifier but the case's.
+
+    Tasks made before there were ``marks`` lack them; the page then shows none.
+    """
 
     case_id: str
     images: list[str]
     organ_hint: str
     scanner: str
+    marks: NotRequired[dict[str, str]]
 
 
 class Prediction(TypedDict):
@@ -31,18 +37,40 @@ class Prediction(TypedDict):
     result: list[Region]
 
 
-def task_data(case: CaseRecord, workspace_uri: str) -> TaskData:
+def task_data(case: CaseRecord, workspace_uri: str, *, marks: Mapping[str, str] | None = None) -> TaskData:
     """The task of a case.
 
     Args:
         case: The case; its images keep their order, which boxes count on.
         workspace_uri: ``s3://bucket/prefix`` under which the image keys lie.
+        marks: What `marks_of` gives for the draft that the page shows; none without a draft.
     """
     return {
         "case_id": case.case_id,
         "images": [f"{workspace_uri.rstrip('/')}/{image.image_key}" for image in case.images],
         "organ_hint": case.organ_hint or UNKNOWN,
         "scanner": case.scanner or UNKNOWN,
+        "marks": dict(marks or {}),
+    }
+
+
+def marks_of(draft: DraftRecord, probabilities: Mapping[str, float], *, below: float) -> dict[str, str]:
+    """The marks of the drafted values that are not to be relied on, such as ``? 52%``.
+
+    Args:
+        draft: A draft, no rejection.
+        probabilities: Entity field to the probability of the drafted value, 0..1, calibrated where possible;
+            a field without one (its value was the only one possible) gets no mark.
+        below: A value is marked where its probability is lower, 0..1.
+
+    Returns:
+        Control to mark, the fields that need none left out.
+    """
+    entities = draft.parsed_entities()
+    return {
+        control_name(entities.organ, name): f"? {probabilities[name]:.0%}"
+        for name in entities.flat()
+        if name in probabilities and probabilities[name] < below
     }
 
 
@@ -56,37 +84,42 @@ def model_version_of(name: str) -> str:
     return name.rpartition("@")[0] or name
 
 
-@lru_cache(maxsize=1)
-def _interface() -> LabelInterface:
-    return LabelInterface(build_page())
+@lru_cache(maxsize=32)
+def _interface(page: str) -> LabelInterface:
+    return LabelInterface(page)
 
 
-def _check(prediction: Prediction, case_id: str) -> None:
-    interface = _interface()
+def _check(prediction: Prediction, organ: Organ, case_id: str, page: str) -> None:
+    interface = _interface(page)
     if not interface.validate_prediction(prediction, return_errors=True):
         return
     # Only names leave here: Label Studio's own messages quote the values.
     wrong = {r["from_name"] for r in prediction["result"] if interface.validate_region(r, return_errors=True)}
+    if ORGAN in wrong:
+        raise ValueError(f"case {case_id} was drafted as {organ}, an organ that the labeling page lacks")
     names = ", ".join(sorted(wrong)) or "score"
     raise ValueError(f"the prediction of case {case_id} does not fit the labeling page in: {names}")
 
 
-def prediction_of(draft: DraftRecord, *, score: float | None = None) -> Prediction:
-    """The prediction that shows a draft.
+def prediction_of(draft: DraftRecord, *, score: float | None = None, page: str | None = None) -> Prediction:
+    """The prediction that shows a draft, checked against the page it goes to.
 
     Args:
         draft: What to show.
         score: The case's confidence, 0..1; the draft's own where absent.
+        page: The project's labeling configuration; the page of all organs where absent.
 
     Raises:
-        ValueError: the record is a rejection, or a value does not fit the page (names case and control).
+        ValueError: the record is a rejection, its organ is not on the page, or a value does not fit the page
+            (names case and control).
     """
     if draft.status != "draft":
         raise ValueError(f"case {draft.case_id} was rejected; it has no prediction")
+    entities = draft.parsed_entities()
     content = PageContent(
         findings=draft.findings or "",
         impression=draft.impression or "",
-        entities=draft.parsed_entities(),
+        entities=entities,
         boxes=draft.boxes,
     )
     prediction: Prediction = {
@@ -94,5 +127,5 @@ def prediction_of(draft: DraftRecord, *, score: float | None = None) -> Predicti
         "score": draft.confidence if score is None else score,
         "result": regions_of(content),
     }
-    _check(prediction, draft.case_id)
+    _check(prediction, entities.organ, draft.case_id, page or build_page())
     return prediction

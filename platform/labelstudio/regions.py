@@ -10,8 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
-from sonoloop.platform.labelstudio.page import BOX, BOX_LABEL, FINDINGS, IMAGE, IMPRESSION, control_name
+from sonoloop.platform.labelstudio.page import (
+    BOX,
+    BOX_LABEL,
+    ESCAPE,
+    FINDINGS,
+    IMAGE,
+    IMPRESSION,
+    control_name,
+)
 from sonoloop.platform.lexicon import Entities, LesionBox, numeric_fields, ordered_fields
+from sonoloop.platform.records import Escape
 
 Origin = Literal["prediction", "prediction-changed", "manual"]
 
@@ -81,6 +90,11 @@ def regions_of(content: PageContent) -> list[Region]:
         *_entities(content.entities),
         *(_box(index, box) for index, box in enumerate(content.boxes)),
     ]
+
+
+def escape_region(escape: Escape) -> Region:
+    """The region that says why a case has no answer; a person chooses it, so its origin is ``manual``."""
+    return {**_choice(ESCAPE, escape), "origin": "manual"}
 
 
 def corrected_regions(content: PageContent, parent: Sequence[Region]) -> list[Region]:

@@ -6,7 +6,7 @@ import io
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from sonoloop.platform.labelstudio.annotations import reviews_of
+from sonoloop.platform.labelstudio.annotations import TaskReviews, reviews_of
 from sonoloop.platform.labelstudio.client import LabelStudioDoor
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.labelstudio.page import build_page
-from sonoloop.platform.labelstudio.predictions import prediction_of
+from sonoloop.platform.labelstudio.predictions import TaskData, prediction_of
 from sonoloop.platform.labelstudio.storage import ImageStorage
 from sonoloop.platform.labelstudio.upload import CaseUpload, upload
 from sonoloop.platform.lexicon import Entities, LesionBox, entities_json, parse_entities
@@ -26,7 +26,9 @@ from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.stack.s3 import allow_origins, load_or_create_keys
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import BrowserContext, Locator, Page
+
+MakeProject = Callable[..., int]
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
@@ -80,66 +82,71 @@ def door(stack_labelstudio) -> Iterator[LabelStudioDoor]:
 
 
 @pytest.fixture
-def project_id(door, stack_s3, stack_labelstudio) -> int:
-    """Two drafted thyroids."""
-    return _project(door, stack_s3, stack_labelstudio, THYROID)
-
-
-@pytest.fixture
-def breast_project_id(door, stack_s3, stack_labelstudio) -> int:
-    """Two drafted breasts, the lesion with side, place and size."""
-    return _project(door, stack_s3, stack_labelstudio, BREAST)
-
-
-def _project(door, stack_s3, stack_labelstudio, entities: Entities) -> int:
-    """A project with two drafted cases of two images each, shown from S3 by presigned URL."""
+def make_project(door, stack_s3, stack_labelstudio) -> MakeProject:
+    """Makes a project with two cases of two images each, shown from S3 by presigned URL."""
     bucket, keys = stack_s3.bucket(), load_or_create_keys(stack_s3.folder)
     allow_origins(stack_s3.client, bucket, (stack_labelstudio.url,))
     for name, size in (("a", (640, 480)), ("b", (400, 600))):
         stack_s3.client.put_object(Bucket=bucket, Key=f"ws/images/{name}.png", Body=_png(*size))
-    project = door.ensure_project(f"page {secrets.token_hex(6)}", build_page())
     storage = ImageStorage(
         bucket, "ws/images/", stack_s3.endpoint, "us-east-1", SecretStr(keys.access_key), keys.secret_key
     )
-    door.ensure_storage(project.id, storage)
-    images = [f"s3://{bucket}/ws/images/{name}.png" for name in "ab"]
-    upload(
-        door,
-        project.id,
-        [
-            CaseUpload(
-                {"case_id": case_id, "images": images, "organ_hint": "not known", "scanner": "Phantom"},
-                prediction_of(_draft(case_id, entities)),
-            )
-            for case_id in ("case-1", "case-2")
-        ],
-    )
-    door.use_version(project.id, "nano/1@p1")
-    return project.id
+
+    def make(
+        entities: Entities | None, page: str | None = None, marks: Mapping[str, str] | None = None
+    ) -> int:
+        """Cases drafted with these entities, or not drafted; with ``marks`` or made before there were any."""
+        page = page or build_page()
+        project = door.ensure_project(f"page {secrets.token_hex(6)}", page)
+        door.ensure_storage(project.id, storage)
+        cases = []
+        for case_id in ("case-1", "case-2"):
+            images = [f"s3://{bucket}/ws/images/{name}.png" for name in "ab"]
+            data = TaskData(case_id=case_id, images=images, organ_hint="not known", scanner="Phantom")
+            if marks is not None:
+                data["marks"] = dict(marks)
+            draft = None if entities is None else _draft(case_id, entities)
+            cases.append(CaseUpload(data, draft and prediction_of(draft, page=page)))
+        upload(door, project.id, cases)
+        door.use_version(project.id, "nano/1@p1")
+        return project.id
+
+    return make
 
 
-@pytest.fixture
-def page(stack_labelstudio) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def browser(stack_labelstudio) -> Iterator[BrowserContext]:
     """A browser of a small laptop, logged in."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        opened = browser.new_page(viewport={"width": 1440, "height": 900})
-        opened.goto(f"{stack_labelstudio.url}/user/login/")
-        opened.fill("input[name=email]", stack_labelstudio.username)
-        opened.fill("input[name=password]", stack_labelstudio.password)
-        opened.click("button[type=submit]")
-        opened.wait_for_function("!location.pathname.includes('login')")
-        yield opened
-        browser.close()
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        context = chromium.new_context(viewport={"width": 1440, "height": 900})
+        page = context.new_page()
+        page.goto(f"{stack_labelstudio.url}/user/login/")
+        page.fill("input[name=email]", stack_labelstudio.username)
+        page.fill("input[name=password]", stack_labelstudio.password)
+        page.click("button[type=submit]")
+        page.wait_for_function("!location.pathname.includes('login')")
+        page.close()
+        yield context
+        chromium.close()
 
 
-def _open_stream(page: Page, url: str, project_id: int) -> None:
-    """What "Label All Tasks" does: the next open task, prefilled."""
+@pytest.fixture
+def page(browser) -> Iterator[Page]:
+    """A fresh tab."""
+    opened = browser.new_page()
+    yield opened
+    opened.close()
+
+
+def _open_stream(page: Page, url: str, project_id: int, *, drafted: bool = True) -> None:
+    """What "Label All Tasks" does: the next open task, prefilled where it was drafted."""
     page.goto(f"{url}/projects/{project_id}/data?labeling=1")
     page.get_by_test_id("bottombar-submit-button").wait_for()
-    page.get_by_test_id("htx-textbox-content").first.wait_for()
+    if drafted:
+        page.get_by_test_id("htx-textbox-content").first.wait_for()
 
 
 def _image_width(page: Page, timeout_s: float = 20) -> int:
@@ -155,89 +162,130 @@ def _chosen(page: Page) -> set[str]:
     return set(page.evaluate(script))
 
 
-def test_a_drafted_task_opens_with_image_texts_and_choices_on_one_screen(
-    page, door, project_id, stack_labelstudio
+def _titles(page: Page) -> list[str]:
+    return page.locator(".sl-row:visible .sl-title > h4").all_inner_texts()
+
+
+def _choice(page: Page, field: str, word: str) -> Locator:
+    row = page.locator(".sl-row:visible", has=page.locator(f".sl-title > h4:text-is('{field}')"))
+    return row.locator("label", has_text=re.compile(f"^{re.escape(word)}"))
+
+
+def _submit_by_key(page: Page) -> None:
+    with page.expect_response(re.compile("/api/tasks/.*/annotations")) as saved:
+        page.keyboard.press("Control+Enter")
+    assert saved.value.status == 201
+
+
+def _pulled(door: LabelStudioDoor, project_id: int) -> TaskReviews:
+    tasks = door.changes(project_id, None).tasks
+    return reviews_of(tasks, SecretStr("a key of a test, long enough"))
+
+
+def _draw_box(page: Page) -> None:
+    """A lesion on the shown image, a quarter of its width and height."""
+    page.keyboard.press("b")
+    image = page.locator(".lsf-image img").first.bounding_box()
+    assert image is not None
+    left, top = image["x"] + 0.5 * image["width"], image["y"] + 0.5 * image["height"]
+    page.mouse.move(left, top)
+    page.mouse.down()
+    page.mouse.move(left + 0.1 * image["width"], top + 0.1 * image["height"], steps=4)
+    page.mouse.move(left + 0.25 * image["width"], top + 0.25 * image["height"], steps=4)
+    page.mouse.up()
+
+
+def _fits(page: Page, last: Locator) -> bool:
+    """Whether the form's last part is above the bar with the submit button."""
+    box, submit = last.bounding_box(), page.get_by_test_id("bottombar-submit-button").bounding_box()
+    assert box is not None
+    assert submit is not None
+    return box["y"] + box["height"] <= submit["y"]
+
+
+def test_a_drafted_task_opens_with_image_texts_choices_and_marks_on_one_screen(
+    page, make_project, stack_labelstudio
 ) -> None:
-    _open_stream(page, stack_labelstudio.url, project_id)
+    marks = {"lesion": "? 41%", "thyroid_margin": "? 52%", "breast_margin": "? 3%"}
+    _open_stream(page, stack_labelstudio.url, make_project(THYROID, marks=marks))
     assert _image_width(page) == 640
     texts = page.get_by_test_id("htx-textbox-content").all_inner_texts()
     assert texts == ["A spongiform nodule.\nIt is smooth.", "Benign nodule."]
     assert _chosen(page) == set(THYROID.flat().values())
-    rows = page.locator(".sl-row:visible h4").all_inner_texts()
-    assert rows == [
-        "Organ",
-        "Lesion",
-        "Composition",
-        "Echogenicity",
-        "Shape",
-        "Margin",
-        "Echogenic foci",
-    ]
-    last = page.locator(".sl-row:visible").last.bounding_box()
-    submit = page.get_by_test_id("bottombar-submit-button").bounding_box()
-    assert last["y"] + last["height"] <= submit["y"], "the form does not fit on the screen"
-    shown = page.locator(".lsf-image").bounding_box()
-    assert shown["width"] >= 400
+    fields = ["Organ", "Lesion", "Composition", "Echogenicity", "Shape", "Margin", "Echogenic foci"]
+    assert _titles(page) == ["No answer", *fields]
+    assert page.locator(".sl-mark:visible h4:visible").all_inner_texts() == ["? 41%", "? 52%"]
+    marked = page.locator(".sl-row:visible", has=page.locator(".sl-mark h4:visible"))
+    assert marked.locator(".sl-title > h4").all_inner_texts() == ["Lesion", "Margin"]
+    assert _fits(page, page.locator(".sl-row:visible").last)
+    assert page.locator(".lsf-image").bounding_box()["width"] >= 400
 
 
 def test_choosing_another_organ_shows_its_fields_and_no_lesion_hides_the_descriptors(
-    page, door, project_id, stack_labelstudio
+    page, make_project, stack_labelstudio
 ) -> None:
-    _open_stream(page, stack_labelstudio.url, project_id)
-    page.locator(".sl-row label", has_text=re.compile("^liver")).click()
+    _open_stream(page, stack_labelstudio.url, make_project(THYROID))
+    assert page.locator(".sl-mark h4:visible").count() == 0  # a task made before there were marks
+    _choice(page, "Organ", "liver").click()
     page.locator(".sl-row:visible h4", has_text="Parenchyma").wait_for()
     assert page.locator(".sl-row:visible h4", has_text="Composition").count() == 0
-    page.locator(".sl-row:visible label", has_text=re.compile("^absent")).first.click()
+    page.keyboard.press("6")
     page.locator(".sl-row:visible h4", has_text="Echogenicity").wait_for(state="hidden")
-    assert page.locator(".sl-row:visible h4").all_inner_texts() == ["Organ", "Parenchyma", "Lesion"]
+    assert _titles(page) == ["No answer", "Organ", "Parenchyma", "Lesion"]
+    page.keyboard.press("q")  # a key that Label Studio would have given to a field of the breast
+    assert _chosen(page) == {"liver", "absent"}
 
 
-def test_an_edited_and_submitted_task_comes_back_as_a_review_of_its_draft(
-    page, door, project_id, stack_labelstudio
+def test_an_edited_task_that_is_submitted_by_key_comes_back_as_a_review_of_its_draft(
+    page, door, make_project, stack_labelstudio
 ) -> None:
+    project_id = make_project(THYROID)
     _open_stream(page, stack_labelstudio.url, project_id)
     assert _image_width(page) == 640
     page.get_by_test_id("htx-textbox-edit-button").first.click()
     page.locator(".sl-form textarea:visible").first.fill("A solid nodule.\nIt is smooth.")
-    page.locator(".sl-row:visible label", has_text="punctate echogenic foci").click()
-    with page.expect_response(re.compile("/api/tasks/.*/annotations")) as saved:
-        page.get_by_test_id("bottombar-submit-button").click()
-    assert saved.value.status == 201
+    _choice(page, "Echogenic foci", "punctate echogenic foci").click()
+    _draw_box(page)
+    page.keyboard.press("Control+ArrowRight")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.lsf-image img')].some(image => image.naturalWidth === 400)"
+    )
+    _submit_by_key(page)
 
     (task,) = door.changes(project_id, None).tasks
     assert task.annotations[0].parent_prediction == task.predictions[0].id
-    (review,) = reviews_of([task], SecretStr("a key of a test, long enough")).reviews
+    (review,) = _pulled(door, project_id).reviews
     assert review.model_version == "nano/1"
+    assert review.escape is None
     assert review.findings == "A solid nodule.\nIt is smooth."
     entities = review.parsed_entities()
     assert entities is not None
     assert entities.flat() == {**THYROID.flat(), "echogenic_foci": "punctate echogenic foci"}
     changed = {name for name, origin in review.origins.items() if origin != "prediction"}
-    assert changed == {"findings", "echogenic_foci"}
+    assert changed == {"findings", "echogenic_foci", "boxes"}
     assert review.origins["findings"] == "prediction-changed"
-    (box,) = review.boxes
-    assert box.model_dump() == pytest.approx(
+    drafted, drawn = sorted(review.boxes, key=lambda box: -box.image_index)
+    assert drafted.model_dump() == pytest.approx(
         {"image_index": 1, "x": 0.3, "y": 0.3, "width": 0.2, "height": 0.2}
     )
+    assert drawn.image_index == 0
+    assert drawn.width == pytest.approx(0.25, abs=0.01)
+    assert drawn.height == pytest.approx(0.25, abs=0.01)
     assert review.lead_time_s is not None
     assert review.lead_time_s > 0
 
 
 def test_side_place_and_size_fit_below_a_breast_lesion_and_come_back_as_corrected(
-    page, door, breast_project_id, stack_labelstudio
+    page, door, make_project, stack_labelstudio
 ) -> None:
-    _open_stream(page, stack_labelstudio.url, breast_project_id)
+    project_id = make_project(BREAST, marks={"breast_size_mm": "? 30%"})
+    _open_stream(page, stack_labelstudio.url, project_id)
     place = page.locator(".sl-place:visible")
-    assert place.locator("h4").all_inner_texts() == [
-        "Side",
-        "Quadrant",
-        "O'clock",
-        "From nipple, mm",
-        "Size, mm",
-    ]
+    titles = place.locator(".sl-title > h4").all_inner_texts()
+    assert titles == ["Side", "Quadrant", "O'clock", "From nipple, mm", "Size, mm"]
+    assert place.locator(".sl-mark h4:visible").all_inner_texts() == ["? 30%"]
     assert place.locator("button").all_inner_texts() == ["left", "upper outer", "2"]
-    box, submit = place.bounding_box(), page.get_by_test_id("bottombar-submit-button").bounding_box()
-    assert box["y"] + box["height"] <= submit["y"], "the form does not fit on the screen"
+    assert _fits(page, place)
 
     place.locator("button").nth(0).click()
     page.get_by_test_id("select-option-left").click()  # the chosen one again: takes it away
@@ -250,8 +298,7 @@ def test_side_place_and_size_fit_below_a_breast_lesion_and_come_back_as_correcte
         page.get_by_test_id("bottombar-submit-button").click()
     assert saved.value.status == 201
 
-    (task,) = door.changes(breast_project_id, None).tasks
-    found = reviews_of([task], SecretStr("a key of a test, long enough"))
+    found = _pulled(door, project_id)
     assert not found.problems
     (review,) = found.reviews
     entities = review.parsed_entities()
@@ -266,3 +313,65 @@ def test_side_place_and_size_fit_below_a_breast_lesion_and_come_back_as_correcte
         "nipple_distance_mm": "prediction-changed",
         "size_mm": "prediction-changed",
     }
+
+
+def test_an_escape_is_two_keys_with_or_without_a_draft_and_no_problem(
+    page, door, make_project, stack_labelstudio
+) -> None:
+    drafted, empty = make_project(BREAST), make_project(None)
+    _open_stream(page, stack_labelstudio.url, drafted)
+    page.keyboard.press("p")
+    _submit_by_key(page)
+    _open_stream(page, stack_labelstudio.url, empty, drafted=False)
+    assert _image_width(page) == 640
+    page.keyboard.press("i")
+    _submit_by_key(page)
+
+    (review,) = _pulled(door, drafted).reviews
+    assert review.escape == "patient-data-visible"
+    assert review.parsed_entities() == BREAST
+    found = _pulled(door, empty)
+    assert not found.problems
+    (review,) = found.reviews
+    assert review.escape == "bad-image"
+    assert (review.entities, review.findings, review.boxes) == (None, "", ())
+
+
+def test_a_chinese_page_of_one_organ_shows_chinese_and_stores_the_words_of_the_lexicon(
+    page, door, make_project, stack_labelstudio
+) -> None:
+    project_id = make_project(BREAST, build_page("breast", "zh"), {"breast_bi_rads": "? 38%"})
+    _open_stream(page, stack_labelstudio.url, project_id)
+    assert _chosen(page) == {"有", "椭圆形", "平行", "光整", "低回声", "回声增强", "无钙化", "3 类"}
+    shown = ["无法作答", "病灶", "形状", "方位", "边缘", "内部回声", "后方回声", "钙化", "BI-RADS"]
+    assert _titles(page) == shown
+    assert page.locator(".sl-mark h4:visible").all_inner_texts() == ["? 38%"]
+    assert page.locator(".sl-place:visible button").all_inner_texts() == ["左侧", "外上象限", "2 点"]
+    assert _fits(page, page.locator(".sl-place:visible"))
+    page.keyboard.press("4")
+    assert "4A 类" in _chosen(page)
+    _submit_by_key(page)
+
+    found = _pulled(door, project_id)
+    assert not found.problems
+    (review,) = found.reviews
+    entities = review.parsed_entities()
+    assert entities is not None
+    assert entities.flat() == {**BREAST.flat(), "bi_rads": "4A"}
+    assert {name for name, origin in review.origins.items() if origin != "prediction"} == {"bi_rads"}
+    assert len(review.boxes) == 1
+
+
+def test_on_a_page_of_one_organ_a_task_without_a_draft_has_the_organ_already(
+    page, door, make_project, stack_labelstudio
+) -> None:
+    project_id = make_project(None, build_page("liver", "zh"))
+    _open_stream(page, stack_labelstudio.url, project_id, drafted=False)
+    _choice(page, "病灶", "无").click()
+    _submit_by_key(page)
+    found = _pulled(door, project_id)
+    assert not found.problems
+    (review,) = found.reviews
+    entities = review.parsed_entities()
+    assert entities is not None
+    assert entities.flat() == {"organ": "liver", "parenchyma": "not assessed", "lesion": "absent"}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import SecretStr
@@ -10,9 +10,9 @@ from pydantic import SecretStr
 from sonoloop.platform.labelstudio.annotations import review_of, reviews_of
 from sonoloop.platform.labelstudio.answers import SeenTask
 from sonoloop.platform.labelstudio.predictions import prediction_of
-from sonoloop.platform.labelstudio.regions import PageContent, corrected_regions
+from sonoloop.platform.labelstudio.regions import PageContent, corrected_regions, escape_region
 from sonoloop.platform.lexicon import NOT_ASSESSED, ORGANS, LesionBox
-from sonoloop.platform.records import DraftRecord, ReviewRecord
+from sonoloop.platform.records import DraftRecord, Escape, ReviewRecord
 
 KEY = SecretStr("a key of a test, long enough")
 
@@ -284,3 +284,33 @@ def test_an_empty_submission_is_a_review_of_nothing(draft) -> None:
     assert (review.findings, review.impression, review.entities, review.boxes) == ("", "", None, ())
     assert set(review.origins.values()) == {"missing"}
     assert problems == {"no-organ": 1}
+
+
+@pytest.mark.parametrize("escape", get_args(Escape))
+def test_an_escape_alone_is_a_review_and_a_missing_organ_no_problem(draft, escape) -> None:
+    review, problems = _review(draft(), [escape_region(escape)])
+    assert review.escape == escape
+    assert review.entities is None
+    assert not problems
+    assert "escape" not in review.origins  # nothing drafted, so nothing that a reader kept or changed
+
+
+def test_an_escape_beside_an_untouched_draft_keeps_both(draft) -> None:
+    sent = draft()
+    review, problems = _review(sent, [*_untouched(sent), escape_region("bad-image")])
+    assert review.escape == "bad-image"
+    assert review.parsed_entities() == sent.parsed_entities()
+    assert not problems
+    assert _review(sent, _untouched(sent))[0].escape is None
+
+
+def test_an_escape_that_we_do_not_know_is_counted_and_of_two_the_last_counts(draft) -> None:
+    sent = draft()
+    unknown = {**escape_region("bad-image"), "value": {"choices": ["too-boring"]}}
+    review, problems = _review(sent, [*_untouched(sent), unknown])
+    assert review.escape is None
+    assert problems == {"unknown-value escape": 1}
+    two = [escape_region("bad-image"), escape_region("cannot-judge")]
+    review, problems = _review(sent, [*_untouched(sent), *two])
+    assert review.escape == "cannot-judge"
+    assert problems == {"several-values escape": 1}

@@ -4,13 +4,15 @@ from datetime import UTC, datetime
 
 import pytest
 
+from sonoloop.platform.labelstudio.page import build_page
 from sonoloop.platform.labelstudio.predictions import (
+    marks_of,
     model_version_of,
     prediction_of,
     task_data,
     version_name,
 )
-from sonoloop.platform.lexicon import LesionBox
+from sonoloop.platform.lexicon import ORGANS, LesionBox
 from sonoloop.platform.records import CaseImage, CaseRecord
 
 
@@ -76,6 +78,43 @@ def test_a_draft_that_does_not_fit_names_case_and_place_but_never_the_text(draft
         prediction_of(bad)
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("organ", ORGANS)
+def test_a_draft_fits_the_page_of_its_organ_in_every_language(draft, organ, language) -> None:
+    sent = draft(organ=organ, qualified=True)
+    assert prediction_of(sent, page=build_page(organ, language)) == prediction_of(sent)
+
+
+def test_the_page_of_one_organ_refuses_drafts_of_another(draft) -> None:
+    with pytest.raises(
+        ValueError, match=r"case-9 was drafted as thyroid, an organ that the labeling page lacks"
+    ):
+        prediction_of(draft("case-9", organ="thyroid"), page=build_page("breast"))
+
+
+def test_a_page_that_was_changed_by_hand_refuses_what_it_lacks_and_names_the_controls(draft) -> None:
+    page = build_page("kidney").replace("kidney_margin", "kidney_edge").replace('"dilated"', '"wide"')
+    with pytest.raises(ValueError, match=r"case-1 .* in: kidney_collecting_system, kidney_margin"):
+        prediction_of(draft(organ="kidney", pick=1), page=page)
+
+
+def test_values_below_the_limit_are_marked_under_their_controls_and_no_others(draft) -> None:
+    sent = draft(organ="kidney", qualified=True)
+    seen = {"organ": 0.99, "lesion": 0.41, "margin": 0.6, "laterality": 0.7, "size_mm": 0.004, "pole": 0.5}
+    assert marks_of(sent, {**seen, "somebody_elses": 0.1}, below=0.6) == {
+        "lesion": "? 41%",
+        "kidney_pole": "? 50%",
+        "kidney_size_mm": "? 0%",
+    }
+    assert marks_of(sent, seen, below=0.0) == {}
+
+
+def test_a_value_that_the_draft_does_not_have_is_not_marked(draft) -> None:
+    assert marks_of(draft(organ="kidney", lesion="absent"), {"margin": 0.1, "lesion": 0.2}, below=1) == {
+        "lesion": "? 20%"
+    }
+
+
 def test_a_rejection_has_no_prediction(draft) -> None:
     with pytest.raises(ValueError, match="case-1 was rejected"):
         prediction_of(draft().model_copy(update={"status": "rejected"}))
@@ -105,4 +144,7 @@ def test_task_data_holds_image_uris_in_the_order_of_the_case_and_no_identifier()
         "images": ["s3://bucket/ws/images/ab/b.png", "s3://bucket/ws/images/ab/a.png"],
         "organ_hint": "not known",
         "scanner": "X",
+        "marks": {},
     }
+    marks = {"lesion": "? 41%"}
+    assert task_data(case, "s3://bucket/ws/", marks=marks)["marks"] == marks
