@@ -17,6 +17,7 @@ from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.runs import stage
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.labelstudio.adjudication import adjudication_title, reader_prediction
+from sonoloop.platform.labelstudio.answers import Project
 from sonoloop.platform.labelstudio.client import LabelStudioDoor
 from sonoloop.platform.labelstudio.predictions import TaskData, task_data
 from sonoloop.platform.labelstudio.upload import CaseUpload, UploadCounts, upload
@@ -63,7 +64,7 @@ def run_adjudicate(config: Config) -> AdjudicateSummary:
     with open_project(config) as (door, project), stage("adjudicate") as counts:
         court = door.ensure_project(adjudication_title(project.title), project.label_config)
         door.ensure_storage(court.id, image_storage(workspace))
-        sent = _send(door, court.id, shown, answers)
+        sent = _send(door, court, shown, answers)
         # An import makes its version the one that is shown; with none, every reader's answer is.
         door.use_version(court.id, "")
         _note(workspace, door, court.id, list(answers))
@@ -80,7 +81,7 @@ def run_adjudicate(config: Config) -> AdjudicateSummary:
 
 def _send(
     door: LabelStudioDoor,
-    project_id: int,
+    court: Project,
     shown: Mapping[str, TaskData],
     answers: Mapping[str, Sequence[ReviewRecord]],
 ) -> UploadCounts:
@@ -88,11 +89,11 @@ def _send(
     counts = UploadCounts()
     for place in range(max(map(len, answers.values()), default=0)):
         uploads = [
-            CaseUpload(shown[case_id], reader_prediction(rows[place]))
+            CaseUpload(shown[case_id], reader_prediction(rows[place], court.label_config))
             for case_id, rows in answers.items()
             if place < len(rows)
         ]
-        counts += upload(door, project_id, uploads)
+        counts += upload(door, court.id, uploads)
     return counts
 
 

@@ -15,7 +15,7 @@ from sonoloop.jobs.pulling.project import ProjectPull, PullCounts
 from sonoloop.jobs.runs import stage
 from sonoloop.platform.identity import pseudonym_key
 from sonoloop.platform.labelstudio.adjudication import adjudication_title
-from sonoloop.platform.labelstudio.page import build_page
+from sonoloop.platform.labelstudio.config import configured_page
 from sonoloop.platform.tables import count_reviewed, disputed_ids
 
 
@@ -66,7 +66,7 @@ def run_pull(config: Config, *, full: bool = False) -> PullSummary:
         court = door.find_project(adjudication_title(project.title))
         if court is not None:
             settled = ProjectPull(workspace, door, court, key, adjudicates=True).run(full=full)
-        problems = page_oddities(project.label_config, build_page()) + read.problems + settled.problems
+        lacking = page_oddities(project.label_config, configured_page(config.labelstudio))
         counts.update(new=read.new + settled.new, known=read.known + settled.known)
     return PullSummary(
         project=project.title,
@@ -77,7 +77,7 @@ def run_pull(config: Config, *, full: bool = False) -> PullSummary:
         skipped_by_readers=read.skipped + settled.skipped,
         escapes=dict(read.escapes + settled.escapes),
         withdrawn_cases=read.withdrawn + settled.withdrawn,
-        problems=dict(problems),
+        problems=dict(lacking + read.problems + settled.problems),
         reviewed_cases=count_reviewed(workspace),
         disputed_cases=len(disputed_ids(workspace)),
     )

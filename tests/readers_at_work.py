@@ -11,10 +11,10 @@ from said import LEFT_BOX, entities
 from sonoloop.platform.labelstudio.client import LabelStudioDoor
 from sonoloop.platform.labelstudio.page import build_page
 from sonoloop.platform.labelstudio.predictions import prediction_of
-from sonoloop.platform.labelstudio.regions import PageContent, Region, regions_of
+from sonoloop.platform.labelstudio.regions import PageContent, Region, escape_region, regions_of
 from sonoloop.platform.labelstudio.upload import CaseUpload, upload
 from sonoloop.platform.lexicon import parse_entities
-from sonoloop.platform.records import DraftRecord
+from sonoloop.platform.records import DraftRecord, Escape
 
 IMAGES = ["s3://bucket/ws/images/ab/abcd.png"]
 
@@ -34,6 +34,11 @@ def draft(case_id: str) -> DraftRecord:
         boxes=(LEFT_BOX,),
         confidence=0.5,
     )
+
+
+def given_up(escape: Escape) -> list[Region]:
+    """What a reader sends in who leaves the draft as it is and has no answer."""
+    return [*prediction_of(draft("any"))["result"], escape_region(escape)]
 
 
 def answer(**choices: str) -> list[Region]:

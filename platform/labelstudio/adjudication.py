@@ -17,8 +17,12 @@ def adjudication_title(project: str) -> str:
     return project[: MAX_TITLE - len(_SUFFIX)].rstrip() + _SUFFIX
 
 
-def reader_prediction(review: ReviewRecord) -> Prediction:
+def reader_prediction(review: ReviewRecord, page: str) -> Prediction:
     """A review, shown as a draft is; its version is ``reader <pseudonym>``.
+
+    Args:
+        review: An answer with entities.
+        page: The labeling configuration of the project that it goes to.
 
     Raises:
         ValueError: the review has no entities, or a value does not fit the page (names case and control).
@@ -37,4 +41,4 @@ def reader_prediction(review: ReviewRecord) -> Prediction:
         entities=review.entities,
         boxes=review.boxes,
     )
-    return {**prediction_of(shown), "model_version": f"reader {review.reader}"}
+    return {**prediction_of(shown, page=page), "model_version": f"reader {review.reader}"}

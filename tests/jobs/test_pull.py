@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fault_proxy import Fault, proxy_before
 from pydantic import SecretStr
-from readers_at_work import AtWork, answer
-from said import write_said
+from readers_at_work import AtWork, answer, given_up
+from said import START, write_said
 
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.pull import PullSummary, run_pull
@@ -20,7 +20,9 @@ from sonoloop.platform.errors import ServiceError
 from sonoloop.platform.identity import KEY_VARIABLE
 from sonoloop.platform.labelstudio.client import LabelStudioDoor
 from sonoloop.platform.labelstudio.page import build_page
-from sonoloop.platform.tables import current_reviews, read_reviews
+from sonoloop.platform.records import CaseImage, CaseRecord
+from sonoloop.platform.sorted_rooms import CASES, write_sorted
+from sonoloop.platform.tables import current_reviews, done_cases, read_cases, read_frames, read_reviews
 
 if TYPE_CHECKING:
     from conftest import LabelStudioStack
@@ -132,6 +134,41 @@ def test_a_task_of_somebody_else_is_counted_and_does_not_make_every_pull_walk_al
     readers.delete_task("a")
     assert brought(run_pull(config)) == (0, 1, 0)
     assert walks == [1]
+
+
+def test_an_escape_is_counted_by_kind_and_gives_the_case_no_answer(config: Config, readers: AtWork) -> None:
+    readers.give(*"abc")
+    readers.submit("a")
+    readers.submit("b", given_up("cannot-judge"))
+    own = readers.submit("c", given_up("bad-image"))
+    found = run_pull(config)
+    assert (brought(found), found.withdrawn_cases) == ((1, 0, 1), 0)
+    assert found.escapes == {"cannot-judge": 1, "bad-image": 1}
+    assert found.problems == {}
+    assert done_cases(config.open_workspace()) == {"a", "b", "c"}
+    assert run_pull(config).escapes == {}
+    readers.door.update_annotation(own, answer())
+    assert brought(run_pull(config)) == (1, 0, 2)
+
+
+def test_a_case_on_which_patient_data_is_seen_is_withdrawn_before_its_row_is_written(
+    config: Config, readers: AtWork
+) -> None:
+    workspace = config.open_workspace()
+    image = CaseImage(image_key="images/ab/a.png", instance_id="i", frame_index=0, width=9, height=9)
+    about: dict[str, Any] = {"patient_key": "p", "organ_hint": None, "scanner": None, "indexed_at": START}
+    cases = [CaseRecord(case_id="a", images=(image,), **about), CaseRecord(case_id="b", images=(), **about)]
+    write_sorted(workspace, CASES, cases, "0.parquet")
+    workspace.write_bytes(b"a picture", image.image_key)
+    readers.give("a", "b")
+    readers.submit("a", given_up("patient-data-visible"))
+    readers.submit("b")
+    found = run_pull(config)
+    assert (found.escapes, found.withdrawn_cases) == ({"patient-data-visible": 1}, 1)
+    assert [case.case_id for case in read_cases(workspace)] == ["b"]
+    assert not workspace.exists(image.image_key)
+    assert [row.reason for row in read_frames(workspace)] == ["phi-suspected"]
+    assert run_pull(config, full=True).withdrawn_cases == 0
 
 
 def test_most_annotations_gone_at_once_is_believed_only_when_told_so(
