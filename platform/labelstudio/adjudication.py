@@ -5,7 +5,7 @@ with what its readers said, one prediction for each reader.
 from __future__ import annotations
 
 from sonoloop.platform.labelstudio.predictions import Prediction, prediction_of
-from sonoloop.platform.records import DraftRecord, ReviewRecord
+from sonoloop.platform.records import DraftRecord, ReviewRecord, content_id
 
 MAX_TITLE = 50
 """Characters of a project title in Label Studio 1.23."""
@@ -13,8 +13,12 @@ _SUFFIX = " – adjudication"
 
 
 def adjudication_title(project: str) -> str:
-    """The title of the project that settles another one's disagreements."""
-    return project[: MAX_TITLE - len(_SUFFIX)].rstrip() + _SUFFIX
+    """The title of the project that settles another one's disagreements; a long one is cut and marked."""
+    room = MAX_TITLE - len(_SUFFIX)
+    if len(project) <= room:
+        return project + _SUFFIX
+    mark = f"… {content_id(project, length=4)}"
+    return project[: room - len(mark)] + mark + _SUFFIX
 
 
 def reader_prediction(review: ReviewRecord, page: str) -> Prediction:

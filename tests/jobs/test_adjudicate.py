@@ -63,10 +63,12 @@ def readers(config: Config, stack_labelstudio: LabelStudioStack) -> Iterator[AtW
         yield AtWork(door, config.labelstudio.project)
 
 
-@pytest.mark.parametrize("title", ["Ultrasound review", "x" * 50])
-def test_the_title_of_the_court_fits_label_studio(title: str) -> None:
-    assert adjudication_title(title).endswith(" – adjudication")
-    assert len(adjudication_title(title)) <= 50
+def test_every_project_has_a_court_of_its_own_whose_title_fits_label_studio() -> None:
+    titles = ["Ultrasound review", *("x" * n for n in range(30, 50)), "x" * 49 + "y"]
+    courts = [adjudication_title(title) for title in titles]
+    assert courts[0] == "Ultrasound review – adjudication"
+    assert len(set(courts)) == len(titles)
+    assert all(len(court) <= 50 and court.endswith(" – adjudication") for court in courts)
 
 
 @pytest.mark.labelstudio
