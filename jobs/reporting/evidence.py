@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,17 +13,22 @@ from sonoloop.platform.lexicon import Entities, choice_fields
 from sonoloop.platform.records import DraftRecord, ReviewRecord
 from sonoloop.platform.sorted_rooms import DRAFTS, stream
 from sonoloop.platform.tables import of_version, readings
-from sonoloop.platform.tasks import Purpose, read_tasks
+from sonoloop.platform.tasks import Purpose, gold_since, read_tasks
 from sonoloop.platform.workspace import Store
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader said of a case; ``purpose`` is the task's, ``None`` where the ledger does not know it."""
+    """What a reader said of a case.
+
+    ``purpose`` is the task's, ``None`` where the ledger does not know it; ``gold_since`` is when the case
+    became gold.
+    """
 
     review: ReviewRecord
     entities: Entities | None
     purpose: Purpose | None = None
+    gold_since: datetime | None = None
 
     @property
     def values(self) -> dict[str, str]:
@@ -45,8 +51,8 @@ class Evidence:
     def truth_for(self, reading: Reading) -> Reading | None:
         """What is held to be true of a reader's case, as far as the reader had no part in it.
 
-        The newest adjudication by somebody else. On a gold task otherwise: the newest answer of somebody else
-        that was there before the reader began, which made the case one whose answer is known.
+        The newest adjudication by somebody else; otherwise, of a case that was gold when the reader saw it,
+        the newest answer of somebody else that was there before it became gold, since that is what was known.
         """
         review = reading.review
         others = [
@@ -55,8 +61,9 @@ class Evidence:
             if one.review.reader != review.reader and one.review.escape is None and one.entities is not None
         ]
         settled = [one for one in others if one.review.adjudicates]
-        if not settled and reading.purpose == "gold":
-            settled = [one for one in others if one.review.created_at < review.created_at]
+        since = reading.gold_since
+        if not settled and since is not None and since <= review.created_at:
+            settled = [one for one in others if one.review.created_at < since]
         return settled[-1] if settled else None
 
 
@@ -81,14 +88,19 @@ def read_evidence(workspace: Store) -> Evidence:
         for project in projects
         for case_id, task in read_tasks(workspace, project).items()
     }
-    cases = {
-        case_id: [
-            Reading(row, row.parsed_entities(), purposes.get((str(row.project), case_id))) for row in rows
-        ]
-        for case_id, rows in said.items()
-    }
+    gold = gold_since(workspace)
+    cases = {case_id: [_reading(row, purposes, gold) for row in rows] for case_id, rows in said.items()}
     versions = {row.model_version for rows in said.values() for row in rows if not row.adjudicates}
     return Evidence(cases, dict(_drafts(workspace, sorted(filter(None, versions)), said)))
+
+
+def _reading(
+    row: ReviewRecord,
+    purposes: Mapping[tuple[str, str], Purpose],
+    gold: Mapping[tuple[str, str], datetime],
+) -> Reading:
+    task = (str(row.project), row.case_id)
+    return Reading(row, row.parsed_entities(), purposes.get(task), gold.get(task))
 
 
 def _drafts(

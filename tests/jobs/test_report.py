@@ -33,7 +33,7 @@ def workspace(tmp_path: Path) -> Store:
     return Store(str(tmp_path))
 
 
-def give(workspace: Store, purpose: Purpose, *case_ids: str) -> None:
+def give(workspace: Store, purpose: Purpose, *case_ids: str, hours: int = 0) -> None:
     rows = [
         TaskRecord(
             project="p",
@@ -44,7 +44,7 @@ def give(workspace: Store, purpose: Purpose, *case_ids: str) -> None:
             num_readers=1,
             model_version=None,
             state="sent",
-            written_at=START,
+            written_at=START + timedelta(hours=hours),
         )
         for case_id in case_ids
     ]
@@ -176,16 +176,19 @@ def test_agreement_is_measured_over_cases_read_twice_and_adjudications_are_no_re
 
 
 def test_a_reader_is_measured_on_gold_by_what_was_known_before(workspace: Store) -> None:
-    give(workspace, "gold", "a", "b", "c")
+    give(workspace, "draft", *"abc")
     write_said(workspace, *(said(name, "ann", 0, entities=NORMAL, project="p") for name in "ab"))
+    give(workspace, "gold", *"abc", hours=2)
+    give(workspace, "gold", *"abc", hours=20)  # another prediction came
     bob = {"created_at": START + timedelta(hours=5), "project": "p"}
     write_said(workspace, said("a", "bob", 5, entities=NORMAL, **bob))
     write_said(workspace, said("b", "bob", 5, entities=entities("kidney"), **bob))
     write_said(workspace, said("c", "bob", 5, entities=NORMAL, **bob))  # nobody knew
+    write_said(workspace, said("c", "eve", 7, entities=NORMAL, project="p"))  # nor did bob, beforehand
     rows = {(one.reader, one.field): one.right for one in make_report(workspace, prompt_version="p").readers}
     assert (rows["bob", None].value, rows["bob", None].n) == (0.5, 2)
     assert (rows["bob", "liver.parenchyma"].value, rows["bob", "organ"].value) == (0.5, 0.5)
-    assert ("ann", None) not in rows
+    assert {reader for reader, _ in rows} == {"bob"}
 
 
 def test_a_place_that_the_reader_left_out_is_no_error(workspace: Store) -> None:
