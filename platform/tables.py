@@ -183,7 +183,7 @@ def _said(workspace: Store, schema: pa.Schema = ReviewRecord.ARROW) -> tuple[pa.
     columns = [table[name].to_pylist() for name in _RULE.names]
     annotations: dict[tuple[str, int, int], _Row] = {}
     for place, values in enumerate(zip(*columns, strict=True)):
-        row = _Row(*values, place=place)
+        row = _Row._make((*values, place))
         annotations[row.case_id, row.task_id, row.annotation_id] = row
     by_reader: dict[str, dict[tuple[str, bool], _Row]] = {}
     for row in sorted(annotations.values(), key=lambda row: row.place):
