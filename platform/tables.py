@@ -121,7 +121,10 @@ def readings(workspace: Store) -> dict[str, list[ReviewRecord]]:
 
 
 def disputed_cases(workspace: Store) -> dict[str, list[ReviewRecord]]:
-    """The answers to each case that its readers disagree on and nobody has adjudicated, oldest first."""
+    """The answers to each case that its readers disagree on and nobody has adjudicated, oldest first.
+
+    An answer without valid entities takes no part in that, and is not among them.
+    """
     disputed = disputed_ids(workspace)
     if not disputed:
         return {}
@@ -129,7 +132,8 @@ def disputed_cases(workspace: Store) -> dict[str, list[ReviewRecord]]:
     found: dict[str, list[ReviewRecord]] = {case_id: [] for case_id in disputed}
     answers = (row for case_id in disputed for row in said[case_id] if row.escape is None)
     for record in _records(table, answers):
-        found[record.case_id].append(record)
+        if record.entities is not None:
+            found[record.case_id].append(record)
     return found
 
 

@@ -175,6 +175,7 @@ def test_an_adjudication_decides_whatever_is_said_after_it(workspace: Store) -> 
 def test_readers_who_disagree_make_a_case_disputed_until_somebody_adjudicates(workspace: Store) -> None:
     coarse = entities(parenchyma="coarse")
     write_said(workspace, said("c", "ann", 1), said("c", "bob", 2, entities=coarse))
+    write_said(workspace, said("c", "dan", 0, entities=None))
     write_said(workspace, said("d", "ann", 1), said("d", "bob", 2, findings="other words, same choices"))
     write_said(workspace, said("e", "ann", 1), said("e", "bob", 2, entities=coarse, escape="bad-image"))
     write_said(workspace, said("f", "ann", 1), said("f", "bob", 2, entities=None))
