@@ -16,7 +16,7 @@ from sonoloop.jobs.indexing.compacting import compact
 from sonoloop.jobs.indexing.headers import IndexRun, index_headers
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.runs import Run, ray_session, stage, start_run
-from sonoloop.platform.archive.deidentify.quarantine import read_releases
+from sonoloop.platform.archive.deidentify.quarantine import read_keeps, read_releases
 from sonoloop.platform.archive.pages import HeaderCounts
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.identity import pseudonym_key
@@ -86,8 +86,8 @@ def run_index(config: Config, *, headers_only: bool = False, retry_rejected: boo
     workspace, archive = config.open_workspace(), config.open_archive()
     now = datetime.now(UTC)
     run_id = f"index-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    releases = read_releases(workspace)
-    run = IndexRun(archive, workspace, config.index, key, now, run_id, releases, retry_rejected)
+    releases, keeps = read_releases(workspace), read_keeps(workspace)
+    run = IndexRun(archive, workspace, config.index, key, now, run_id, releases, retry_rejected, keeps)
     record = _Record(config, run)
     headers, cases = HeaderCounts(), CaseCounts()
     with ray_session(config.ray):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from typing import Annotated
 
-from pydantic import BaseModel
+import typer
+from pydantic import BaseModel, Field
 
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.labelstudio import open_project
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
+from sonoloop.jobs.pulling.oddities import page_oddities
+from sonoloop.jobs.pulling.project import ProjectPull, PullCounts
 from sonoloop.jobs.runs import stage
 from sonoloop.platform.identity import pseudonym_key
-from sonoloop.platform.labelstudio.annotations import reviews_of
-from sonoloop.platform.records import ReviewRecord, content_id
-from sonoloop.platform.tables import current_reviews, read_reviews
-from sonoloop.platform.tasks import project_key
-from sonoloop.platform.workspace import Store
+from sonoloop.platform.labelstudio.adjudication import adjudication_title
+from sonoloop.platform.labelstudio.config import configured_page
+from sonoloop.platform.tables import count_reviewed, disputed_ids
 
 
 class PullSummary(BaseModel):
@@ -23,58 +24,60 @@ class PullSummary(BaseModel):
 
     project: str
     new_reviews: int
+    new_adjudications: int = 0
     known_reviews: int
+    deleted: int = Field(default=0, description="annotations that are gone from Label Studio")
     skipped_by_readers: int
+    escapes: dict[str, int] = Field(default={}, description="new ones, by why the reader had no answer")
+    withdrawn_cases: int = Field(default=0, description="cases whose images are shown no more")
     problems: dict[str, int]
     reviewed_cases: int
+    disputed_cases: int = 0
 
 
-class _Mark(BaseModel):
-    """``reviews/marks/<project>.json``: up to when the server was read."""
-
-    read_until: datetime
-
-
-def pull(config: ConfigOption = "sonoloop.toml", json: JsonOption = False) -> None:
+def pull(
+    config: ConfigOption = "sonoloop.toml",
+    full: Annotated[
+        bool, typer.Option("--full", help="Read every task, and believe any number of deletions.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """Bring new and changed annotations back as reviews."""
-    show(run_pull(load_config(config)), title="pull", as_json=json)
+    show(run_pull(load_config(config), full=full), title="pull", as_json=json)
 
 
-def run_pull(config: Config) -> PullSummary:
-    """Read what changed since the last pull and append what is new.
+def run_pull(config: Config, *, full: bool = False) -> PullSummary:
+    """Read what changed since the last pull and append what is new, adjudications included.
+
+    Args:
+        config: The configuration.
+        full: Read every task instead of what changed, and believe any number of deletions.
 
     Raises:
         ConfigError: no API key or pseudonym key.
-        ServiceError: Label Studio does not answer or refuses.
+        ServiceError: Label Studio does not answer or refuses, or suddenly lacks most annotations.
+        StorageError: the workspace cannot be read or written.
     """
     key = pseudonym_key()
     workspace = config.open_workspace()
+    settled = PullCounts()
     with open_project(config) as (door, project), stage("pull") as counts:
-        mark_name = f"{project_key(config.labelstudio.url, project.id)}.json"
-        changes = door.changes(project.id, _read_mark(workspace, mark_name))
-        found = reviews_of(changes.tasks, key)
-        known = {review.review_id for review in read_reviews(workspace)}
-        fresh = [review for review in found.reviews if review.review_id not in known]
-        if fresh:
-            name = f"{content_id(*sorted(review.review_id for review in fresh), length=16)}.parquet"
-            workspace.write_table(ReviewRecord.table(fresh), "reviews", name)
-        # After the rows: a crash in between repeats rows that are known by id, and loses none.
-        workspace.write_bytes(
-            _Mark(read_until=changes.mark).model_dump_json().encode(), "reviews", "marks", mark_name
-        )
-        counts.update(new=len(fresh), known=len(found.reviews) - len(fresh))
+        read = ProjectPull(workspace, door, project, key, adjudicates=False).run(full=full)
+        court = door.find_project(adjudication_title(project.title))
+        if court is not None:
+            settled = ProjectPull(workspace, door, court, key, adjudicates=True).run(full=full)
+        lacking = page_oddities(project.label_config, configured_page(config.labelstudio))
+        counts.update(new=read.new + settled.new, known=read.known + settled.known)
     return PullSummary(
         project=project.title,
-        new_reviews=len(fresh),
-        known_reviews=len(found.reviews) - len(fresh),
-        skipped_by_readers=found.num_cancelled,
-        problems=dict(found.problems),
-        reviewed_cases=len(current_reviews(workspace)),
+        new_reviews=read.new,
+        new_adjudications=settled.new,
+        known_reviews=read.known + settled.known,
+        deleted=read.deleted + settled.deleted,
+        skipped_by_readers=read.skipped + settled.skipped,
+        escapes=dict(read.escapes + settled.escapes),
+        withdrawn_cases=read.withdrawn + settled.withdrawn,
+        problems=dict(lacking + read.problems + settled.problems),
+        reviewed_cases=count_reviewed(workspace),
+        disputed_cases=len(disputed_ids(workspace)),
     )
-
-
-def _read_mark(workspace: Store, name: str) -> datetime | None:
-    try:
-        return _Mark.model_validate_json(workspace.read_bytes("reviews", "marks", name)).read_until
-    except FileNotFoundError:
-        return None

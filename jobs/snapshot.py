@@ -4,6 +4,8 @@ A patient's side is fixed for ever. Where near-duplicate cases belong to patient
 the group are left out, of training and of the held-out reviews that the gate looks at: on either side a
 picture would stand that the other side has too. It does not matter which cases of a group are reviewed, so
 that what is left out does not come back when another review arrives.
+
+A case that its readers disagree on is left out until somebody has adjudicated it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sonoloop.platform.duplicates import read_groups
 from sonoloop.platform.errors import ConfigError, NothingToDoError
 from sonoloop.platform.records import CaseRecord, ReviewRecord, content_id
-from sonoloop.platform.tables import current_reviews, read_cases
+from sonoloop.platform.tables import current_reviews, disputed_ids, read_cases
 from sonoloop.platform.workspace import Store
 
 Split = Literal["train", "test"]
@@ -42,11 +44,12 @@ class Snapshot(BaseModel):
     num_train: int
     num_test: int
     num_left_out: int = Field(
-        description="reviews without valid entities, with an empty section, or straddling the sides"
+        description="reviews without valid entities, with an empty section, disputed, or straddling the sides"
     )
     num_straddling: int = Field(
         default=0, description="usable reviews left out because near-duplicates stand on both sides"
     )
+    num_disputed: int = Field(default=0, description="usable reviews left out because the readers disagree")
 
 
 def split_of(patient_key: str, test_share: float) -> Split:
@@ -85,8 +88,10 @@ def freeze_snapshot(workspace: Store, *, test_share: float) -> Snapshot:
     cases = {case.case_id: case for case in read_cases(workspace)}
     reviews = [review for review in current_reviews(workspace).values() if review.case_id in cases]
     usable = [r for r in reviews if r.entities is not None and r.findings and r.impression]
+    disputed = frozenset(disputed_ids(workspace))
+    settled = [r for r in usable if r.case_id not in disputed]
     straddling = straddling_cases(cases.values(), read_groups(workspace), test_share)
-    apart = [r for r in usable if r.case_id not in straddling]
+    apart = [r for r in settled if r.case_id not in straddling]
     rows = [_row(review, cases[review.case_id], test_share) for review in apart]
     rows.sort(key=lambda row: row.case_id)
     snapshot = Snapshot(
@@ -94,7 +99,8 @@ def freeze_snapshot(workspace: Store, *, test_share: float) -> Snapshot:
         num_train=sum(row.split == "train" for row in rows),
         num_test=sum(row.split == "test" for row in rows),
         num_left_out=len(reviews) - len(rows),
-        num_straddling=len(usable) - len(apart),
+        num_straddling=len(settled) - len(apart),
+        num_disputed=len(usable) - len(settled),
     )
     if snapshot.num_train == 0:
         raise NothingToDoError(

@@ -217,6 +217,8 @@ class ReviewRecord(Record):
             ("updated_at", pa.timestamp("us", tz="UTC")),
             added_column("escape", pa.string()),
             added_column("deleted", pa.bool_()),
+            added_column("project", pa.string()),
+            added_column("adjudicates", pa.bool_()),
         ]
     )
     review_id: str = Field(description="hash of annotation id, updated_at and deleted")
@@ -237,12 +239,14 @@ class ReviewRecord(Record):
     updated_at: datetime = Field(description="of the annotation; of the pull that missed it, where deleted")
     escape: Escape | None = Field(default=None, description="why the reader gave no answer to the case")
     deleted: bool = Field(default=False, description="the annotation is gone from Label Studio")
+    project: str | None = Field(default=None, description="`tasks.project_key` of where it was made")
+    adjudicates: bool = Field(default=False, description="it settles what earlier readers disagreed on")
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:
         """As `Record.from_row`; Arrow gives a map as a list of pairs, and older tables lack a column."""
-        found = {**row, "origins": dict(row["origins"]), "deleted": bool(row.get("deleted"))}
-        return super().from_row(found)
+        flags = {name: bool(row.get(name)) for name in ("deleted", "adjudicates")}
+        return super().from_row({**row, **flags, "origins": dict(row["origins"])})
 
     def parsed_entities(self) -> Entities | None:
         """The entities as a lexicon model, or ``None`` where the review has none."""

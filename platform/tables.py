@@ -2,19 +2,35 @@
 
 `instances`, `frames`, `cases` and `reviews` are append-only: a newer row of the same key replaces the older
 one in these views. Drafts are keyed by (case, model version, prompt version).
+
+What people say of a case, by this one rule:
+
+1. Of the rows of an annotation the newest counts. Where that one is a deletion, the annotation is out.
+2. Where an annotation adjudicates, the newest one that does decides alone: its answer is the case's, and its
+   escape leaves the case without one.
+3. Otherwise each reader's newest annotation is what that reader says. An escape is no answer.
+4. Of the readers' answers the most recent is the case's.
+5. Readers disagree where their entities differ in the organ or in a choice that both were asked for; a place
+   or side that only one of them gave is no difference, nor are numbers, boxes and words. Such a case is
+   disputed until somebody adjudicates, and nothing learns from it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from functools import reduce
+from itertools import combinations
 from operator import and_
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord
+from sonoloop.platform.lexicon import Entities, choice_fields, parse_entities, qualifiers
 from sonoloop.platform.records import CaseRecord, DraftRecord, Record, ReviewRecord
 from sonoloop.platform.sorted_rooms import CASES, DRAFTS, FRAMES, INSTANCES, stream
 from sonoloop.platform.workspace import Store
@@ -80,8 +96,117 @@ def read_reviews(workspace: Store) -> list[ReviewRecord]:
 
 
 def current_reviews(workspace: Store) -> dict[str, ReviewRecord]:
-    """The review that counts for each case: the one changed last, whoever wrote it."""
-    return {review.case_id: review for review in read_reviews(workspace)}
+    """The review that counts for each case that has an answer; of disputed cases the most recent one."""
+    table, said = _said(workspace)
+    return {row.case_id: row for row in _records(table, filter(None, map(_current, said.values())))}
+
+
+def count_reviewed(workspace: Store) -> int:
+    """How many cases `current_reviews` has, without holding the reviews."""
+    return sum(_current(rows) is not None for rows in _said(workspace, _RULE)[1].values())
+
+
+def done_cases(workspace: Store) -> frozenset[str]:
+    """Cases that somebody has answered or has said to be without an answer."""
+    return frozenset(_said(workspace, _RULE)[1])
+
+
+def readings(workspace: Store) -> dict[str, list[ReviewRecord]]:
+    """What each reader says of each case, escapes included, oldest first; adjudications too."""
+    table, said = _said(workspace)
+    found: dict[str, list[ReviewRecord]] = {case_id: [] for case_id in said}
+    for record in _records(table, (row for rows in said.values() for row in rows)):
+        found[record.case_id].append(record)
+    return found
+
+
+def disputed_cases(workspace: Store) -> dict[str, list[ReviewRecord]]:
+    """The answers to each case that its readers disagree on and nobody has adjudicated, oldest first.
+
+    An answer without valid entities takes no part in that, and is not among them.
+    """
+    disputed = disputed_ids(workspace)
+    if not disputed:
+        return {}
+    table, said = _said(workspace)
+    found: dict[str, list[ReviewRecord]] = {case_id: [] for case_id in disputed}
+    answers = (row for case_id in disputed for row in said[case_id] if row.escape is None)
+    for record in _records(table, answers):
+        if record.entities is not None:
+            found[record.case_id].append(record)
+    return found
+
+
+def disputed_ids(workspace: Store) -> list[str]:
+    """The cases of `disputed_cases`, sorted, without holding the reviews."""
+    table, said = _said(workspace, pa.schema([*_RULE, ReviewRecord.ARROW.field("entities")]))
+    found = []
+    for case_id, rows in said.items():
+        answers = [row for row in rows if row.escape is None]
+        if len(answers) > 1 and not any(row.adjudicates for row in rows):
+            texts = {table["entities"][row.place].as_py() for row in answers} - {None}
+            if any(differ(*pair) for pair in combinations(map(parse_entities, sorted(texts)), 2)):
+                found.append(case_id)
+    return sorted(found)
+
+
+def differ(one: Entities, other: Entities) -> bool:
+    """Whether two readings differ in the organ or in a choice, by rule 5."""
+    if one.organ != other.organ:
+        return True
+    mine, theirs, optional = one.flat(), other.flat(), qualifiers(one.organ)
+    return any(
+        mine.get(name) != theirs.get(name)
+        for name in choice_fields(one.organ)
+        if name not in optional or (name in mine and name in theirs)
+    )
+
+
+class _Row(NamedTuple):
+    """What the rule needs of a row, and where the row stands in its table."""
+
+    case_id: str
+    task_id: int
+    annotation_id: int
+    reader: str
+    updated_at: datetime
+    escape: str | None
+    deleted: bool | None
+    adjudicates: bool | None
+    place: int
+
+
+_RULE = pa.schema([ReviewRecord.ARROW.field(name) for name in _Row._fields if name != "place"])
+
+
+def _said(workspace: Store, schema: pa.Schema = ReviewRecord.ARROW) -> tuple[pa.Table, dict[str, list[_Row]]]:
+    """All rows as a table, and of each case those that count: each reader's newest, adjudications apart."""
+    table = workspace.read_tables(schema, "reviews").sort_by(
+        [("updated_at", "ascending"), ("deleted", "ascending")]
+    )
+    columns = [table[name].to_pylist() for name in _RULE.names]
+    annotations: dict[tuple[str, int, int], _Row] = {}
+    for place, values in enumerate(zip(*columns, strict=True)):
+        row = _Row._make((*values, place))
+        annotations[row.case_id, row.task_id, row.annotation_id] = row
+    by_reader: dict[str, dict[tuple[str, bool], _Row]] = {}
+    for row in sorted(annotations.values(), key=lambda row: row.place):
+        if not row.deleted:
+            by_reader.setdefault(row.case_id, {})[row.reader, bool(row.adjudicates)] = row
+    return table, {case_id: list(rows.values()) for case_id, rows in by_reader.items()}
+
+
+def _current(rows: list[_Row]) -> _Row | None:
+    """The row that answers a case, or ``None``."""
+    deciding = [row for row in rows if row.adjudicates]
+    answers = [row for row in rows if row.escape is None]
+    last = max(deciding or answers, key=lambda row: row.place, default=None)
+    return last if last is not None and last.escape is None else None
+
+
+def _records(table: pa.Table, rows: Iterable[_Row]) -> Iterator[ReviewRecord]:
+    places = sorted(row.place for row in rows)
+    return map(ReviewRecord.from_row, table.take(pa.array(places, pa.int64())).to_pylist())
 
 
 def _sorted(workspace: Store, record: type[R], by: str, *parts: str) -> list[R]:

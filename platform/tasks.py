@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import ClassVar, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from sonoloop.platform.records import Record, content_id
@@ -17,8 +18,10 @@ from sonoloop.platform.workspace import Store
 
 _ROOM = "tasks"
 
-Purpose = Literal["draft", "control", "gold"]
-"""A draft to correct; a case shown without one, to measure what drafts do; one whose answer is known."""
+Purpose = Literal["draft", "control", "gold", "adjudication"]
+"""A draft to correct; a case shown without one, to measure what drafts do; one whose answer is known; one
+that its readers disagree on, in a project of its own.
+"""
 
 
 class TaskRecord(Record):
@@ -73,3 +76,15 @@ def read_tasks(workspace: Store, project: str) -> dict[str, TaskRecord]:
     table = workspace.read_tables(TaskRecord.ARROW, _ROOM).sort_by("written_at")
     rows = [TaskRecord.from_row(row) for row in table.to_pylist() if row["project"] == project]
     return {row.case_id: row for row in rows}
+
+
+def gold_since(workspace: Store) -> dict[tuple[str, str], datetime]:
+    """When each gold case became one, by project and case id.
+
+    Raises:
+        StorageError: the workspace cannot be read.
+    """
+    table = workspace.read_tables(TaskRecord.ARROW, _ROOM)
+    gold = table.filter(pc.equal(table["purpose"], "gold"))
+    first = gold.group_by(["project", "case_id"]).aggregate([("written_at", "min")]).to_pylist()
+    return {(row["project"], row["case_id"]): row["written_at_min"] for row in first}

@@ -23,7 +23,7 @@ from sonoloop.platform.lexicon import Organ
 from sonoloop.platform.records import content_id
 from sonoloop.platform.settings import read_text
 from sonoloop.platform.sorted_rooms import CASES, DRAFTS, KeyRange, RoomReader, ranges_of
-from sonoloop.platform.tables import current_reviews, of_version
+from sonoloop.platform.tables import done_cases, of_version
 from sonoloop.platform.workspace import S3Config, Store
 
 ROWS_AT_ONCE = 1024
@@ -143,7 +143,7 @@ class Chooser:
         self._drafts = RoomReader(workspace, DRAFTS, columns=_DRAFT_COLUMNS, where=where)
         self._held = [InputParts(workspace, run_id) for run_id in held_by]
         self._selection = selection
-        reviewed = current_reviews(workspace) if selection.unreviewed else {}
+        reviewed = done_cases(workspace) if selection.unreviewed else ()
         self._reviewed = pa.array(sorted(reviewed), pa.string())
         self.counts = SelectionCounts()
 

@@ -120,7 +120,7 @@ def make_chunk(run: IndexRun, chunk: Chunk, counter: Any) -> CaseCounts:
     if not chunk.work:
         return counts
     objects = ArchiveReader(run.archive, run.config)
-    maker = CaseMaker(objects, run.workspace, run.config, run.now, run.releases)
+    maker = CaseMaker(objects, run.workspace, run.config, run.now, run.releases, run.keeps)
     made: list[MadeCase] = []
     with quiet(), ThreadPoolExecutor(CASES_AT_ONCE) as pool:  # around the threads, as for headers
         for work, result in zip(chunk.work, pool.map(maker.make, chunk.work), strict=True):

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from sonoloop.jobs.indexing.listed import Listed
 from sonoloop.jobs.indexing.spread import spread
 from sonoloop.jobs.progress import counted
-from sonoloop.platform.archive.deidentify.quarantine import Release
+from sonoloop.platform.archive.deidentify.quarantine import Keep, Release
 from sonoloop.platform.archive.headers import HeaderReader
 from sonoloop.platform.archive.objects.listing import ListingPart, parts_of
 from sonoloop.platform.archive.objects.manifest import ManifestPart, manifest_parts
@@ -49,6 +49,7 @@ class IndexRun:
     run_id: str
     releases: Mapping[str, Release] = field(default_factory=dict)
     retry_rejected: bool = False
+    keeps: Mapping[str, Keep] = field(default_factory=dict)
 
 
 def index_headers(run: IndexRun) -> Iterator[HeaderCounts]:

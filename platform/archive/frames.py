@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sonoloop.platform.archive.archived import open_indexed
 from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, FrameAudit, clean_frames
 from sonoloop.platform.archive.deidentify.png import encode_png
-from sonoloop.platform.archive.deidentify.quarantine import Release, release_of
+from sonoloop.platform.archive.deidentify.quarantine import Keep, Release, release_of
 from sonoloop.platform.archive.grouping import CaseWork
 from sonoloop.platform.archive.instance import Frame
 from sonoloop.platform.archive.keyframes import choose_key_frames, share_budget
@@ -18,7 +18,7 @@ from sonoloop.platform.archive.objects.reader import ArchiveReader
 from sonoloop.platform.archive.perceptual import perceptual_hash
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord, MaskedBox
 from sonoloop.platform.archive.settings import IndexConfig
-from sonoloop.platform.errors import RejectedError
+from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.records import CaseImage, CaseRecord
 from sonoloop.platform.workspace import Store
 
@@ -44,6 +44,7 @@ class CaseMaker:
     config: IndexConfig
     now: datetime
     releases: Mapping[str, Release]
+    keeps: Mapping[str, Keep] = field(default_factory=dict)
 
     def make(self, work: CaseWork) -> MadeCase:
         """Write a case's images. An instance whose pixels are rejected gives its share to the others.
@@ -78,12 +79,20 @@ class CaseMaker:
 
     def _best(self, copies: Sequence[InstanceRecord], share: int) -> list[FrameRecord]:
         """Of an instance stored more than once, the first copy that can be used, or the first's rejection."""
+        if self._is_kept(copies):
+            kept = RejectedError(Reason.PHI_SUSPECTED, "a person saw it and keeps it in")
+            return [self._rejection(copies[0], kept)]
         frames = [self._frames(copies[0], share)]
         for copy in copies[1:]:
             if frames[-1][0].status == "written":
                 break
             frames.append(self._frames(copy, share))
         return frames[-1] if frames[-1][0].status == "written" else frames[0]
+
+    def _is_kept(self, copies: Sequence[InstanceRecord]) -> bool:
+        """Whether the decision is about one of the copies: the others show the same."""
+        keep = self.keeps.get(copies[0].instance_id)
+        return keep is not None and any(row.etag == keep.etag for row in copies)
 
     def _frames(self, row: InstanceRecord, share: int) -> list[FrameRecord]:
         """The rows of an instance's frames, or its one rejection."""

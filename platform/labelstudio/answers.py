@@ -27,6 +27,13 @@ class Project(_Answer):
     model_version: str | None = None
 
 
+class TaskCounts(_Answer):
+    """How many annotations a task holds; skipped ones are not in ``total_annotations``."""
+
+    id: int
+    total_annotations: int = 0
+
+
 class SeenPrediction(_Answer):
     """A prediction of a task."""
 

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from sonoloop.platform.errors import ServiceError
-from sonoloop.platform.labelstudio.answers import Project, SeenAnnotation, SeenTask
+from sonoloop.platform.labelstudio.answers import Project, SeenAnnotation, SeenTask, TaskCounts
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.labelstudio.http import Connection
 from sonoloop.platform.labelstudio.page import CORE_CONTROLS, page_hash
@@ -29,9 +29,11 @@ from sonoloop.platform.labelstudio.storage import STORAGE_TITLE, ImageStorage
 logger = logging.getLogger(__name__)
 
 A = TypeVar("A", bound=BaseModel)
+T = TypeVar("T", SeenTask, TaskCounts)
 _DESCRIPTION = "Drafts and reviews of sonoloop; page {}"
 # The query travels in the URL, and web servers in front of Label Studio cut URLs at 8 KB.
 _LOOKUP_IDS = 100
+_COUNTS_PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ def _same_page(one: str, other: str) -> bool:
 
 def _filter(name: str, operator: str, value: Any, kind: str) -> dict[str, Any]:
     return {"filter": f"filter:tasks:{name}", "operator": operator, "value": value, "type": kind}
+
+
+_ANNOTATED = _filter("total_annotations", "greater", 0, "Number")
 
 
 class LabelStudioDoor:
@@ -169,41 +174,51 @@ class LabelStudioDoor:
 
     # --- reading ---
 
-    def _page(self, project_id: int, filters: list[dict[str, Any]], last_id: int) -> list[SeenTask]:
-        # By id, not by page number: tasks that come or go meanwhile cannot shift others out of sight.
-        beyond = _filter("id", "greater", last_id, "Number")
-        query = {
-            "filters": {"conjunction": "and", "items": [beyond, *filters]},
-            "ordering": ["tasks:id"],
-        }
-        answer = self.connection.get(
-            "/api/tasks/",
-            project=project_id,
-            page_size=self.config.page_size,
-            fields="all",
-            resolve_uri="false",
-            query=json.dumps(query),
-        )
-        return [_parse(SeenTask, task, "a task") for task in answer["tasks"]]
+    def _walk(
+        self,
+        model: type[T],
+        project_id: int,
+        *filters: dict[str, Any],
+        page_size: int,
+        task_ids: Sequence[int] | None = None,
+        **options: str,
+    ) -> Iterator[T]:
+        """Tasks by ascending id, a page at a time.
 
-    def _tasks(self, project_id: int, filters: list[dict[str, Any]]) -> Iterator[SeenTask]:
+        By id, not by page number: tasks that come or go meanwhile cannot shift others out of sight.
+        """
+        query: dict[str, Any] = {"ordering": ["tasks:id"]}
+        if task_ids is not None:
+            query["selectedItems"] = {"all": False, "included": list(task_ids)}
         last_id = 0
-        while tasks := self._page(project_id, filters, last_id):
+        while True:
+            beyond = _filter("id", "greater", last_id, "Number")
+            query["filters"] = {"conjunction": "and", "items": [beyond, *filters]}
+            how: dict[str, str | int] = {"project": project_id, "page_size": page_size, **options}
+            answer = self.connection.get("/api/tasks/", query=json.dumps(query), **how)
+            tasks = [_parse(model, task, "a task") for task in answer["tasks"]]
             yield from tasks
-            if len(tasks) < self.config.page_size:
+            # A server may give fewer tasks to a page than it is asked for; it still says how many there are.
+            if not tasks or len(tasks) >= answer["total"]:
                 return
             last_id = tasks[-1].id
 
+    def _tasks(
+        self, project_id: int, *filters: dict[str, Any], task_ids: Sequence[int] | None = None
+    ) -> Iterator[SeenTask]:
+        size, whole = self.config.page_size, {"fields": "all", "resolve_uri": "false"}
+        return self._walk(SeenTask, project_id, *filters, page_size=size, task_ids=task_ids, **whole)
+
     def all_tasks(self, project_id: int) -> Iterator[SeenTask]:
         """Every task with its predictions and annotations, by ascending id."""
-        return self._tasks(project_id, [])
+        return self._tasks(project_id)
 
     def tasks_of(self, project_id: int, case_ids: Sequence[str]) -> list[SeenTask]:
         """The tasks of some cases, with everything on them; absent cases are simply not there."""
         found: list[SeenTask] = []
         for start in range(0, len(case_ids), _LOOKUP_IDS):
             ids = list(case_ids[start : start + _LOOKUP_IDS])
-            found += self._tasks(project_id, [_filter("data.case_id", "in_list", ids, "List")])
+            found += self._tasks(project_id, _filter("data.case_id", "in_list", ids, "List"))
         return found
 
     def changes(self, project_id: int, since: datetime | None) -> Changes:
@@ -223,13 +238,30 @@ class LabelStudioDoor:
             text = begin.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             recent.append(_filter("updated_at", "greater", text, "Datetime"))
         # Two walks: no column counts all annotations, and `completed_at` leaves out skipped ones.
-        annotated = [*recent, _filter("total_annotations", "greater", 0, "Number")]
-        skipped = [
-            *recent,
+        only_skipped = (
             _filter("total_annotations", "equal", 0, "Number"),
             _filter("cancelled_annotations", "greater", 0, "Number"),
-        ]
-        return Changes(mark, chain(self._tasks(project_id, annotated), self._tasks(project_id, skipped)))
+        )
+        walks = (self._tasks(project_id, *recent, *kind) for kind in ((_ANNOTATED,), only_skipped))
+        return Changes(mark, chain.from_iterable(walks))
+
+    def tasks_by_id(self, project_id: int, task_ids: Sequence[int]) -> Iterator[SeenTask]:
+        """Tasks with everything on them; those that are gone are simply not there."""
+        size = 4 * _LOOKUP_IDS  # ids of tasks are shorter than those of cases
+        for start in range(0, len(task_ids), size):
+            yield from self._tasks(project_id, task_ids=task_ids[start : start + size])
+
+    def num_annotations(self, project_id: int) -> int:
+        """How many annotations the project holds, skipped ones left out."""
+        answer = self.connection.get("/api/tasks/", project=project_id, page_size=1)
+        return int(answer["total_annotations"])
+
+    def annotation_counts(self, project_id: int) -> Iterator[TaskCounts]:
+        """Every task that holds annotations other than skipped ones, by ascending id, without reading them.
+
+        Nothing on the server tells that a task was deleted; only that it is missing here.
+        """
+        return self._walk(TaskCounts, project_id, _ANNOTATED, page_size=_COUNTS_PAGE)
 
     # --- writing ---
 

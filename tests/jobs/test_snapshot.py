@@ -186,3 +186,18 @@ def test_a_marked_case_that_is_not_there_any_more_is_on_no_side() -> None:
     assert straddling_cases(cases, groups, 0.3) == frozenset()
     both = [case("a", "0" * 24), case("b", "f" * 24), case("alone", "f" * 24)]
     assert straddling_cases(both, groups, 0.3) == {"a", "b"}
+
+
+def test_a_case_that_readers_disagree_on_is_left_out_and_counted_until_it_is_adjudicated(
+    workspace: Store,
+) -> None:
+    rows = [review(f"c{number:02}") for number in range(40)]
+    other = {"annotation_id": 2, "reader": "s", "entities": ENTITIES.replace("normal", "coarse")}
+    pull(workspace, "a", *rows, review("c07", hour=1, **other))
+    snapshot = freeze_snapshot(workspace, test_share=0.25)
+    assert (snapshot.num_disputed, snapshot.num_left_out) == (1, 1)
+    assert snapshot.num_train + snapshot.num_test == 39
+    judged = {"annotation_id": 3, "task_id": 2, "reader": "judge", "adjudicates": True}
+    pull(workspace, "b", review("c07", hour=2, **judged))
+    settled = freeze_snapshot(workspace, test_share=0.25)
+    assert (settled.num_disputed, settled.num_train + settled.num_test) == (0, 40)

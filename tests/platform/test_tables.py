@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from said import entities, said, write_said
 
 from sonoloop.platform import tables
 from sonoloop.platform.archive.rows import InstanceRecord
+from sonoloop.platform.lexicon import parse_entities
 from sonoloop.platform.records import CaseRecord, DraftRecord, Record, ReviewRecord
 from sonoloop.platform.workspace import Store
 
@@ -132,3 +134,82 @@ def test_the_review_changed_last_counts_whoever_wrote_it(workspace: Store) -> No
     assert len(tables.read_reviews(workspace)) == 4
     current = tables.current_reviews(workspace)
     assert {key: row.annotation_id for key, row in current.items()} == {"c": 2, "d": 3}
+
+
+def test_a_deleted_annotation_is_out_and_the_one_before_it_counts_again(workspace: Store) -> None:
+    first, second = said("c", "ann", 1), said("c", "bob", 2)
+    gone = second.model_copy(update={"deleted": True, "updated_at": START + timedelta(hours=3)})
+    write_said(workspace, first, second)
+    assert tables.current_reviews(workspace)["c"].reader == "bob"
+    write_said(workspace, gone)
+    assert tables.current_reviews(workspace)["c"].reader == "ann"
+    assert [row.reader for row in tables.readings(workspace)["c"]] == ["ann"]
+
+
+def test_an_escape_is_no_answer_but_the_case_is_done(workspace: Store) -> None:
+    write_said(workspace, said("c", "ann", 1), said("c", "bob", 2, escape="cannot-judge"))
+    write_said(workspace, said("d", "ann", 1, escape="bad-image"))
+    assert {key: row.reader for key, row in tables.current_reviews(workspace).items()} == {"c": "ann"}
+    assert tables.count_reviewed(workspace) == 1
+    assert tables.done_cases(workspace) == {"c", "d"}
+
+
+def test_a_readers_escape_takes_back_what_the_same_reader_said_before(workspace: Store) -> None:
+    other = {"annotation_id": 7, "task_id": 7}
+    write_said(workspace, said("c", "ann", 1), said("c", "ann", 2, escape="cannot-judge", **other))
+    assert tables.current_reviews(workspace) == {}
+
+
+def test_an_adjudication_decides_whatever_is_said_after_it(workspace: Store) -> None:
+    judged = said("c", "eve", 2, project="court", adjudicates=True)
+    write_said(
+        workspace, said("c", "ann", 1), judged, said("c", "bob", 5, entities=entities(lesion="present"))
+    )
+    assert tables.current_reviews(workspace)["c"].reader == "eve"
+    assert tables.disputed_cases(workspace) == {}
+    changed = judged.model_copy(update={"escape": "cannot-judge", "updated_at": START + timedelta(hours=9)})
+    write_said(workspace, changed)
+    assert tables.current_reviews(workspace) == {}
+
+
+def test_readers_who_disagree_make_a_case_disputed_until_somebody_adjudicates(workspace: Store) -> None:
+    coarse = entities(parenchyma="coarse")
+    write_said(workspace, said("c", "ann", 1), said("c", "bob", 2, entities=coarse))
+    write_said(workspace, said("c", "dan", 0, entities=None))
+    write_said(workspace, said("d", "ann", 1), said("d", "bob", 2, findings="other words, same choices"))
+    write_said(workspace, said("e", "ann", 1), said("e", "bob", 2, entities=coarse, escape="bad-image"))
+    write_said(workspace, said("f", "ann", 1), said("f", "bob", 2, entities=None))
+    disputed = tables.disputed_cases(workspace)
+    assert {key: [row.reader for row in rows] for key, rows in disputed.items()} == {"c": ["ann", "bob"]}
+    assert tables.current_reviews(workspace)["c"].reader == "bob"
+    write_said(workspace, said("c", "eve", 3, project="court", adjudicates=True))
+    assert tables.disputed_ids(workspace) == []
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "disagree"),
+    [
+        ({}, {"size_mm": "12", "segment": "II"}, False),
+        ({"size_mm": "30"}, {"size_mm": "12"}, False),
+        ({"segment": "V"}, {"segment": "II"}, True),
+        ({"margin": "ill-defined"}, {"margin": "not assessed"}, True),
+    ],
+)
+def test_what_only_one_gave_of_a_place_and_numbers_are_no_disagreement(
+    mine: dict[str, str], theirs: dict[str, str], disagree: bool
+) -> None:
+    one, other = (parse_entities(entities(lesion="present", **more)) for more in (mine, theirs))
+    assert tables.differ(one, other) is tables.differ(other, one) is disagree
+
+
+def test_readers_of_different_organs_disagree() -> None:
+    one, other = parse_entities(entities("liver")), parse_entities(entities("kidney"))
+    assert tables.differ(one, other)
+
+
+def test_reviews_from_before_there_were_projects_still_count(workspace: Store) -> None:
+    older = ReviewRecord.table([said("c", "ann", 1)])
+    older = older.drop_columns(["escape", "deleted", "project", "adjudicates"])
+    workspace.write_table(older, "reviews", "old.parquet")
+    write_said(workspace, said("d", "ann", 2, project="p"))
+    assert sorted(tables.current_reviews(workspace)) == ["c", "d"]

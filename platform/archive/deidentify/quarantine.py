@@ -80,6 +80,12 @@ def read_releases(workspace: Store) -> dict[str, Release]:
     return {key: decision for key, decision in decisions.items() if isinstance(decision, Release)}
 
 
+def read_keeps(workspace: Store) -> dict[str, Keep]:
+    """Instances that a person wants kept in; each only in the version that was looked at."""
+    decisions = read_decisions(workspace)
+    return {key: decision for key, decision in decisions.items() if isinstance(decision, Keep)}
+
+
 def release_of(releases: Mapping[str, Release], instance_id: str, etag: str) -> Release | None:
     """The release of an instance, if it is of this version of the object."""
     release = releases.get(instance_id)

@@ -130,6 +130,36 @@ def test_the_overlap_repeats_what_lies_just_behind_the_mark(stack_labelstudio, t
         assert [t.id for t in door.changes(project.id, mark).tasks] == [task.id]
 
 
+def test_annotations_are_counted_by_task_without_being_read(door, title, case_upload) -> None:
+    project = door.ensure_project(title, build_page())
+    upload(door, project.id, [case_upload(f"case-{n}") for n in range(5)])
+    tasks = list(door.all_tasks(project.id))
+    for number, task in enumerate(tasks[:4]):
+        for _ in range(number):
+            door.create_annotation(task.id, [], parent_prediction=None)
+    counts = {task.id: task.total_annotations for task in door.annotation_counts(project.id)}
+    assert counts == {tasks[1].id: 1, tasks[2].id: 2, tasks[3].id: 3}
+    assert door.num_annotations(project.id) == 6
+
+
+def test_tasks_are_read_by_id_and_those_that_are_gone_are_not_there(door, title, case_upload) -> None:
+    project = door.ensure_project(title, build_page())
+    upload(door, project.id, [case_upload(f"case-{n}") for n in range(5)])
+    ids = [task.id for task in door.all_tasks(project.id)]
+    door.connection.write("DELETE", f"/api/tasks/{ids[0]}/")
+    assert [task.id for task in door.tasks_by_id(project.id, ids[:4])] == ids[1:4]  # two pages
+    assert list(door.tasks_by_id(project.id, [])) == []
+
+
+def test_tasks_that_are_deleted_between_pages_hide_no_others(door, title, case_upload) -> None:
+    project = door.ensure_project(title, build_page())
+    upload(door, project.id, [case_upload(f"case-{n}") for n in range(8)])
+    walk = door.all_tasks(project.id)
+    first = next(walk)  # of a page of three
+    door.connection.write("DELETE", f"/api/tasks/{first.id}/")
+    assert [task.data.case_id for task in walk] == [f"case-{n}" for n in range(1, 8)]
+
+
 def test_the_stream_prefills_from_the_version_that_was_chosen(door, title, case_upload) -> None:
     project = door.ensure_project(title, build_page())
     for version in ("nano/1", "nano/2"):

@@ -1,0 +1,1 @@
+"""What ``sonoloop pull`` is made of: what the workspace knows, what is gone, what is quarantined."""
