@@ -24,6 +24,7 @@ VERBS = {
     "annotate": "Cases to drafts: report, entities, boxes.",
     "push": "Drafts to Label Studio, one task per case.",
     "pull": "Corrections back as reviews.",
+    "watch": "Pull again and again, and train when enough is new.",
     "finetune": "Reviews to a challenger.",
     "evaluate": "Champion and challenger on held-out cases.",
     "promote": "Let the winner draft, or roll back.",
