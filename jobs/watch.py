@@ -236,7 +236,8 @@ def news(workspace: Store, name: str, reviews: dict[str, ReviewRecord], state: W
 
 
 def _seen(workspace: Store, snapshot: str) -> set[str]:
-    return {row.review_id for split in ("train", "test") for row in read_snapshot(workspace, snapshot, split)}
+    rows = read_snapshot(workspace, snapshot, "train") + read_snapshot(workspace, snapshot, "test")
+    return {row.review_id for row in rows}
 
 
 def _is_usable(review: ReviewRecord) -> bool:

@@ -123,6 +123,16 @@ class Desk:
 
     async def _work(self, call: _Call) -> None:
         begin = time.monotonic()
+        try:
+            await self._draft(call)
+        except Exception as err:  # the boundary: no task stays on the desk for ever
+            logger.error("drafting failed with %s", type(err).__name__)
+            self._give_up(call)
+        counts = Counter(str(sheet.status) for sheet in call.sheets)
+        self.counts.update(counts)
+        logger.info("drafts for Label Studio: %s, %.1f s", dict(counts), time.monotonic() - begin)
+
+    async def _draft(self, call: _Call) -> None:
         size = self._config.tasks_per_chunk
         for start in range(0, len(call.sheets), size):
             if call.is_answered and call.request.is_interactive:
@@ -131,9 +141,12 @@ class Desk:
             await self._fill(chunk)
             if call.is_answered:
                 self._hand_over(call, chunk)
-        counts = Counter(str(sheet.status) for sheet in call.sheets)
-        self.counts.update(counts)
-        logger.info("drafts for Label Studio: %s, %.1f s", dict(counts), time.monotonic() - begin)
+
+    def _give_up(self, call: _Call) -> None:
+        waiting = [sheet for sheet in call.sheets if sheet.status == "waiting"]
+        for sheet in waiting:
+            sheet.status = "failed"
+        self._release(call, waiting)
 
     async def _fill(self, chunk: list[Sheet]) -> None:
         """Draft a chunk; every sheet has a prediction or the reason why not."""

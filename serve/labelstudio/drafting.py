@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -39,9 +40,18 @@ def draft_cases(
     with ThreadPoolExecutor(FETCHED_AT_ONCE, thread_name_prefix="fetch") as pool:
         prepared = [_prepared(engine, workspace, pool, case) for case in cases]
     alive = [case for case in prepared if isinstance(case, PreparedCase)]
-    results = iter(engine.draft(alive) if alive else [])
+    results = iter(_drafted(engine, alive))
     outcomes = [next(results) if isinstance(case, PreparedCase) else case for case in prepared]
     return [_record(engine, version, case, outcome) for case, outcome in zip(cases, outcomes, strict=True)]
+
+
+def _drafted(engine: LoadedEngine, cases: list[PreparedCase]) -> list[Draft | RejectedError]:
+    try:
+        return engine.draft(cases) if cases else []
+    except Exception as err:  # the boundary: Ray would log the text, which may quote the prompt
+        frames = "".join(traceback.format_tb(err.__traceback__))
+        logger.error("drafting failed with %s at\n%s", type(err).__name__, frames)
+        return [RejectedError(Reason.MODEL_FAILED, type(err).__name__, retryable=True) for _ in cases]
 
 
 def _prepared(

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tests.conftest import LabelStudioStack, S3Stack
 
 NAME = "echovlm-nano"
-KIDNEY = '{"organ":"kidney","parenchyma":"normal","lesion":"absent"}'
+KIDNEY = '{"organ":"kidney","collecting_system":"not dilated","lesion":"absent"}'
 
 
 class Stage:
@@ -300,7 +300,7 @@ def reviewed(stack_s3: S3Stack, stack_labelstudio: LabelStudioStack, ray_cluster
             archive=f"s3://{bucket}/archive",
             s3=S3Config(endpoint_url=stack_s3.endpoint),
             labelstudio={"url": stack_labelstudio.url, "project": f"Watch {bucket}"},
-            finetune={"num_workers": 1, "epochs": 1, "test_share": 0.4},
+            finetune={"num_workers": 1, "epochs": 1, "test_share": 0.5},
             watch={"min_reviews": 6, "min_organs": 2},
         )
         groups = tuple(PhantomGroup(organ=organ, scanner="B", count=6) for organ in ("liver", "kidney"))

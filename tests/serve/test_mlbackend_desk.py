@@ -30,6 +30,7 @@ class World:
     def __init__(self, *, chunk_s: float = 0.0, budget_s: float = 5.0, max_waiting: int = 100) -> None:
         self.chunk_s = chunk_s
         self.lost = 0
+        self.is_broken = False
         self.rejected: set[str] = set()
         self.unfit: set[str] = set()
         self.is_down = False
@@ -50,6 +51,8 @@ class World:
         if self.lost:
             self.lost -= 1
             raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "lost", code="replica_lost")
+        if self.is_broken:
+            raise TypeError("nobody thought of this")
         self.drafted += [case.case_id for case in cases]
         return [self._record(case.case_id) for case in cases]
 
@@ -205,6 +208,19 @@ def test_a_lost_replica_is_waited_for_but_not_for_ever(lost: int, status: str) -
         world = World()
         world.lost = lost
         assert await world.ask(1) == [status]
+
+    run(main())
+
+
+@pytest.mark.parametrize("budget_s", [5.0, 0.05])
+def test_an_error_that_nobody_thought_of_leaves_no_task_on_the_desk(budget_s: float) -> None:
+    async def main() -> None:
+        world = World(chunk_s=0.1, budget_s=budget_s)
+        world.is_broken = True
+        assert await world.ask(1, 2) == ["failed" if budget_s > 1 else "waiting"] * 2
+        await world.settled()
+        await asyncio.sleep(0.1)
+        assert world.desk.num_waiting == 0
 
     run(main())
 
