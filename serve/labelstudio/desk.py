@@ -80,6 +80,7 @@ class Desk:
     def __init__(self, config: DraftsConfig, hands: Hands, *, num_replicas: int) -> None:
         self._config, self._hands = config, hands
         self._turns = asyncio.Semaphore(num_replicas)
+        self._delivery = asyncio.Lock()  # one at a time: where Label Studio is away, it holds one thread only
         self._on_desk: set[int] = set()
         self._under_way: set[asyncio.Task[None]] = set()
         self.counts: Counter[str] = Counter()
@@ -185,7 +186,9 @@ class Desk:
 
     async def _deliver(self, project_id: int, drafted: list[tuple[SentTask, Prediction]]) -> None:
         try:
-            self.counts["delivered"] += await asyncio.to_thread(self._hands.deliver, project_id, drafted)
+            async with self._delivery:
+                num_new = await asyncio.to_thread(self._hands.deliver, project_id, drafted)
+            self.counts["delivered"] += num_new
         except SonoloopError as err:
             self.counts["undelivered"] += len(drafted)
             logger.error("%d drafts did not reach Label Studio: %s; ask for them again", len(drafted), err)

@@ -6,6 +6,7 @@ A real model and a real Label Studio stand behind it in ``test_mlbackend``.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from http import HTTPStatus
@@ -77,6 +78,7 @@ class World:
         if self.is_down:
             raise ServiceError("Label Studio does not answer")
         assert project_id == 7
+        time.sleep(0.02)
         self.stored.update(task.id for task, _ in drafted)
         return len(drafted)
 
