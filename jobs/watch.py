@@ -228,7 +228,7 @@ def news(workspace: Store, name: str, reviews: dict[str, ReviewRecord], state: W
     for version in filter(None, registry.read_aliases(workspace, name).model_dump().values()):
         try:
             known |= _seen(workspace, snapshot_of(workspace, version))
-        except NothingToDoError:  # it was not trained here
+        except (NothingToDoError, ConfigError):  # it was not trained here
             continue
     new = [review for review_id, review in reviews.items() if review_id not in known]
     organs = {entities.organ for review in new if (entities := review.parsed_entities()) is not None}
