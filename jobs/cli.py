@@ -25,6 +25,7 @@ VERBS = {
     "push": "Drafts to Label Studio, one task per case.",
     "pull": "Corrections back as reviews.",
     "adjudicate": "Cases that readers disagree on, to be settled.",
+    "watch": "Pull again and again, and train when enough is new.",
     "finetune": "Reviews to a challenger.",
     "evaluate": "Champion and challenger on held-out cases.",
     "promote": "Let the winner draft, or roll back.",

@@ -144,6 +144,19 @@ class GateConfig(Section):
     min_gain: float = Field(default=0.0, description="entity macro-F1 must rise by more than this")
 
 
+class WatchConfig(Section):
+    """When the watcher looks, and when it trains."""
+
+    every_s: float = Field(default=300, ge=1, description="pause between two looks at Label Studio, seconds")
+    min_reviews: int = Field(
+        default=50, ge=1, description="reviews that no training has seen, below which none is started"
+    )
+    min_organs: int = Field(default=1, ge=1, description="different organs that these reviews must be about")
+    max_attempts: int = Field(
+        default=3, ge=1, description="failed trainings on the same reviews; then further ones are waited for"
+    )
+
+
 class Config(Section):
     """Everything a job needs to know, secrets excepted."""
 
@@ -159,6 +172,7 @@ class Config(Section):
     push: PushConfig = PushConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     gate: GateConfig = GateConfig()
+    watch: WatchConfig = WatchConfig()
     export: ExportConfig = ExportConfig()
     serve: dict[str, Any] = Field(default={}, description="the serving room's own settings, checked there")
 

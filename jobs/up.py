@@ -24,7 +24,11 @@ from sonoloop.platform.stack.labelstudio import load_or_create_account
 
 
 def _config(
-    folder: Path, components: list[Component], ports: tuple[int | None, int | None, int | None], num_cpus: int
+    folder: Path,
+    components: list[Component],
+    ports: tuple[int | None, int | None, int | None],
+    num_cpus: int,
+    database: str | None,
 ) -> StackConfig:
     s3_port, labelstudio_port, dashboard_port = ports
     try:
@@ -32,7 +36,7 @@ def _config(
             folder=folder,
             components=tuple(components),
             s3=S3Config(port=s3_port),
-            labelstudio=LabelStudioConfig(port=labelstudio_port),
+            labelstudio=LabelStudioConfig(port=labelstudio_port, database=database),
             ray=RayConfig(dashboard_port=dashboard_port, num_cpus=num_cpus),
         )
     except ValidationError as err:
@@ -69,6 +73,13 @@ def up(
     ] = None,
     labelstudio_port: Annotated[int | None, typer.Option(help="Port of Label Studio, likewise.")] = None,
     dashboard_port: Annotated[int | None, typer.Option(help="Port of the Ray dashboard, likewise.")] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="Of Label Studio: sqlite; postgresql, Debian's, started here; or the address "
+            "postgresql://user@host:port/name, its password in PGPASSWORD. Default: kept, at first sqlite."
+        ),
+    ] = None,
     num_cpus: Annotated[int, typer.Option(help="Logical CPUs that Ray schedules on.")] = 4,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object; names secret files only.")
@@ -77,7 +88,8 @@ def up(
     """Start S3, Label Studio and Ray on this machine, or what of them does not run."""
     progress = Console(stderr=True, highlight=False)
     ports = (s3_port, labelstudio_port, dashboard_port)
-    info = start(_config(folder, component or list(Component), ports, num_cpus), progress.print)
+    config = _config(folder, component or list(Component), ports, num_cpus, database)
+    info = start(config, progress.print)
     if json:
         typer.echo(info.model_dump_json())
         return

@@ -7,6 +7,7 @@ answer that is being written.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import logging
@@ -17,7 +18,7 @@ from contextlib import aclosing, contextmanager
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 from starlette.exceptions import HTTPException
@@ -59,11 +60,20 @@ class Api:
         version: The served version, ``<name>/<version>``.
         digest: `key_digest` of the API key.
         ask: Answers a question; closing its generator stops the model.
+        more: Makes further routes behind the same key, of the dependency that asks for it.
     """
 
-    def __init__(self, config: ServeConfig, name: str, version: str, digest: bytes, ask: Ask) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        name: str,
+        version: str,
+        digest: bytes,
+        ask: Ask,
+        more: Callable[[Any], APIRouter] | None = None,
+    ) -> None:
         self._config, self._name, self._version, self._digest = config, name, version, digest
-        self._ask = ask
+        self._ask, self._more = ask, more
         self._started = int(time.time())
         self._num_inside = 0
 
@@ -76,6 +86,8 @@ class Api:
         app.add_api_route(
             "/v1/chat/completions", self.complete, methods=["POST"], dependencies=key, response_model=None
         )
+        if self._more is not None:
+            app.include_router(self._more(key[0]))
         app.add_exception_handler(ApiError, _refused)
         app.add_exception_handler(HTTPException, _no_route)
         app.add_exception_handler(Exception, _failed)
@@ -91,7 +103,7 @@ class Api:
 
     async def complete(self, request: Request) -> Response:
         """Answer a conversation, whole or as server-sent events."""
-        body = await _read_body(request, self._config.max_body_bytes)
+        body = await read_body(request, self._config.max_body_bytes)
         chat = await asyncio.to_thread(ChatRequest.parse, body)
         if chat.model not in (self._version, self._name):
             raise ApiError(
@@ -142,8 +154,8 @@ class Api:
             self._num_inside -= 1
 
     async def _authorise(self, request: Request) -> None:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(key_digest(key.strip()), self._digest):
+        key = _given_key(request.headers.get("authorization", ""))
+        if key is None or not hmac.compare_digest(key_digest(key), self._digest):
             raise ApiError(
                 HTTPStatus.UNAUTHORIZED,
                 "expected the header Authorization: Bearer with this server's API key",
@@ -151,8 +163,25 @@ class Api:
             )
 
 
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """The body, unless it is too large; then reading stops at the limit."""
+def _given_key(header: str) -> str | None:
+    """The key of a request: a bearer token, or the password of any user, as Label Studio sends it."""
+    scheme, _, given = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return given.strip()
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(given, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body, unless it is too large; then reading stops at the limit.
+
+    Raises:
+        ApiError: 413.
+    """
     length = request.headers.get("content-length", "")
     body = bytearray()
     too_large = length.isdecimal() and int(length) > max_bytes
@@ -165,7 +194,7 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     if too_large:
         raise ApiError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"expected a body of at most {max_bytes} bytes; send fewer or smaller images",
+            f"expected a body of at most {max_bytes} bytes; send less at once, or raise serve.max_body_bytes",
             code="body_too_large",
         )
     return bytes(body)

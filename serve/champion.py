@@ -20,7 +20,10 @@ from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.open_engine import LoadedEngine, open_engine
 from sonoloop.platform import registry
 from sonoloop.platform.errors import Reason, RejectedError
+from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.workspace import Store
+from sonoloop.serve.labelstudio.cases import DraftCase
+from sonoloop.serve.labelstudio.drafting import draft_cases
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class Champion:
     """
 
     def __init__(self, workspace: Store, version: str, config: EngineConfig) -> None:
+        self._workspace, self._version = workspace, version
         self._engine = open_engine(registry.fetch(workspace, version), config)
         logger.info("model %s loaded", version)
 
@@ -71,6 +75,10 @@ class Champion:
         """
         async for event in in_thread(answer_events(self._engine, question)):
             yield event
+
+    async def draft(self, cases: list[DraftCase]) -> list[DraftRecord]:
+        """A draft or a rejection for each case, in order."""
+        return await asyncio.to_thread(draft_cases, self._engine, self._workspace, self._version, cases)
 
 
 def answer_events(engine: LoadedEngine, question: Question) -> Generator[Event, None, None]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from sonoloop.platform import registry
 from sonoloop.platform.cluster import choose_authentication, joins_cluster
 from sonoloop.platform.errors import ConfigError
+from sonoloop.platform.labelstudio.config import api_key
 from sonoloop.platform.settings import read_settings
 from sonoloop.platform.workspace import store_of
 from sonoloop.serve.config import KEY_VARIABLE, ServeConfig, ServeSettings, required_key
@@ -33,6 +34,8 @@ def serve(
     if port is not None:
         settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={"port": port})})
     key = required_key()
+    if settings.serve.drafts is not None and not joins_cluster():
+        api_key()
     workspace = store_of(settings.workspace, settings.s3)
     workspace.check()
     version = registry.resolve(workspace, settings.model.name, "champion")
@@ -52,13 +55,13 @@ def _run(settings: ServeSettings, version: str, key: str) -> None:
         _interrupt_on_signals()  # again: Ray's own handler of SIGTERM would abort the process
         console.print(f"serve: loading {version}")
         with running.served(settings, version, key) as url:
-            _introduce(url, version)
+            _introduce(url, version, drafts=settings.serve.drafts is not None)
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
             console.print("serve: stopping")
 
 
-def _introduce(url: str, version: str) -> None:
+def _introduce(url: str, version: str, *, drafts: bool) -> None:
     where = " on the Ray head's machine" if joins_cluster() else ""
     console.print(
         f"serve: {version} answers at {url}/v1{where}; stop with Ctrl-C. Ask it about an image.png:\n"
@@ -71,6 +74,11 @@ def _introduce(url: str, version: str) -> None:
         f"  printf '{body}' \"$(base64 -w0 image.png)\" | curl -s {url}/v1/chat/completions "
         f'-H "Authorization: Bearer ${KEY_VARIABLE}" -d @-\n'
     )
+    if drafts:
+        console.print(
+            f"serve: drafts for Label Studio: connect {url} there as a model, with basic authentication, any "
+            f"user name and the value of {KEY_VARIABLE} as the password\n"
+        )
 
 
 def _require_free_port(settings: ServeSettings) -> None:

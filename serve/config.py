@@ -14,11 +14,32 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.platform.cluster import RayConfig, joins_cluster
 from sonoloop.platform.errors import ConfigError
+from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.registry import ModelConfig
 from sonoloop.platform.workspace import S3Config
 
 KEY_VARIABLE = "SONOLOOP_API_KEY"
 MIN_KEY_LENGTH = 16
+
+
+class DraftsConfig(BaseModel):
+    """Drafts for Label Studio, as its ML backend."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    budget_s: float = Field(
+        default=60,
+        gt=0,
+        le=90,
+        description="longest wait before an answer, seconds; what is not drafted by then is brought through "
+        "Label Studio's API. Label Studio itself gives up after 100 s",
+    )
+    tasks_per_chunk: int = Field(
+        default=8, ge=1, description="tasks drafted together; between two chunks others have their turn"
+    )
+    max_waiting: int = Field(
+        default=5000, ge=1, description="tasks that may wait; further ones are sent away"
+    )
 
 
 class ServeConfig(BaseModel):
@@ -47,6 +68,9 @@ class ServeConfig(BaseModel):
     )
     timeout_s: float = Field(default=300, gt=0, description="longest time for one answer, seconds")
     engine: EngineConfig = EngineConfig()
+    drafts: DraftsConfig | None = Field(
+        default=None, description="section [serve.drafts], may be empty: be Label Studio's ML backend as well"
+    )
 
 
 class ServeSettings(BaseModel):
@@ -58,6 +82,7 @@ class ServeSettings(BaseModel):
     s3: S3Config = S3Config()
     ray: RayConfig = RayConfig()
     model: ModelConfig = ModelConfig()
+    labelstudio: LabelStudioConfig = LabelStudioConfig()
     serve: ServeConfig = ServeConfig()
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
-"""Label Studio on this machine: SQLite, one generated account, a personal access token.
+"""Label Studio on this machine: SQLite or PostgreSQL, one generated account, a personal access token.
 
 It runs from its own virtual environment, since its pinned dependencies do not fit beside ours. Measured with
 Label Studio 1.23: the first boot takes 35-60 s (migrations), later ones 4-10 s. SQLite in WAL mode bears
-a handful of annotators; several importers beside them lock it. Use PostgreSQL in production.
+a handful of annotators; several importers beside them lock it. PostgreSQL (`postgres`) is for more.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sonoloop.platform.errors import ConfigError, ServiceError
 from sonoloop.platform.labelstudio.page_keys import EDITOR_KEYMAP
-from sonoloop.platform.stack import login, ports, processes
+from sonoloop.platform.stack import login, ports, postgres, processes
 from sonoloop.platform.stack.files import OnProgress, private_folder, write_private
 
 logger = logging.getLogger(__name__)
 
 NAME = "labelstudio"
-PORT_NAMES = ("labelstudio",)
+PORT_NAMES = ("labelstudio", postgres.NAME)
 VENV_VARIABLE = "SONOLOOP_LABELSTUDIO_VENV"
 
 
@@ -41,6 +41,11 @@ class LabelStudioConfig(BaseModel):
     )
     username: str = Field(
         default="reader@sonoloop.local", description="account of the first start, kept after"
+    )
+    database: str | None = Field(
+        default=None,
+        description="sqlite; postgresql, started beside it; postgresql://user@host:port/name, its password "
+        f"in {postgres.PASSWORD_VARIABLE}; null: kept, at first sqlite",
     )
 
 
@@ -109,7 +114,9 @@ def find_binary(config: LabelStudioConfig) -> Path:
     return program
 
 
-def _environment(folder: Path, assigned: dict[str, int], account: Account) -> dict[str, str]:
+def _environment(
+    folder: Path, assigned: dict[str, int], account: Account, database: postgres.Database | None
+) -> dict[str, str]:
     """A small environment on purpose: Label Studio also reads bare names such as HOST, PORT and USERNAME."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "SSL_CERT_FILE")
     return {
@@ -133,6 +140,7 @@ def _environment(folder: Path, assigned: dict[str, int], account: Account) -> di
         "fflag_feat_utc_210_prediction_validation_15082025": "true",
         "EDITOR_KEYMAP": EDITOR_KEYMAP,
         "CSRF_TRUSTED_ORIGINS": ",".join(origins(assigned)),
+        **({} if database is None else database.environment()),
     }
 
 
@@ -180,16 +188,19 @@ def start(
     """
     address, title = url(assigned), "Label Studio"
     account = load_or_create_account(folder, config.username)
+    database = postgres.load_or_choose(folder, config.database, assigned[postgres.NAME])
+    if database is not None and database.is_own:
+        postgres.start(folder, database, timeout_s=timeout_s, on_progress=on_progress)
 
     def launch() -> None:
         program = find_binary(config)
-        ports.require_free(folder, {name: assigned[name] for name in PORT_NAMES})
+        ports.require_free(folder, {NAME: assigned[NAME]})
         argv = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1"]
         argv += ["--port", str(assigned["labelstudio"])]
         on_progress(
             f"{title}: starting" + ("" if account.api_key else " (the first time takes up to a minute)")
         )
-        environment = _environment(folder, assigned, account)
+        environment = _environment(folder, assigned, account, database)
         processes.spawn(folder, NAME, argv, env=environment, cwd=folder / "labelstudio")
 
     reused = processes.bring_up(

@@ -4,12 +4,13 @@
 |---|---|---|
 | ``s3.json`` | 0600 | SeaweedFS's identity: access key and secret key |
 | ``labelstudio.json`` | 0600 | username, password, personal access token |
+| ``labelstudio-database.json`` | 0600 | address and password of PostgreSQL, where that is chosen |
 | ``ray-token`` | 0600 | the Ray cluster's token |
 | ``secrets.json`` | 0600 | ``SONOLOOP_PSEUDONYM_KEY``, ``SONOLOOP_API_KEY`` |
 | ``env`` | 0600 | all of `environment.environment`, as ``export`` lines: ``. .sonoloop/env`` |
 | ``stack.json`` | 0600 | `StackInfo`: addresses, no secret |
 | ``ports.json``, ``run/``, ``logs/`` | private | ports by name, pid files, logs |
-| ``s3/``, ``labelstudio/`` | private | the services' data |
+| ``s3/``, ``labelstudio/``, ``postgres/`` | private | the services' data |
 
 Keys, ports and data stay when the stack stops; the same folder comes up with the same addresses and tokens.
 """
@@ -26,7 +27,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.platform.errors import ConfigError
-from sonoloop.platform.stack import labelstudio, ports, processes, ray_head, s3
+from sonoloop.platform.stack import labelstudio, ports, postgres, processes, ray_head, s3
 from sonoloop.platform.stack.environment import StackInfo, info, info_file, publish, variables_of, withdraw
 from sonoloop.platform.stack.files import OnProgress, locked, private_folder
 from sonoloop.platform.stack.labelstudio import LabelStudioConfig
@@ -214,5 +215,6 @@ def stop(folder: Path, on_progress: OnProgress = _quiet, *, timeout_s: float = 6
             if processes.stop(folder, component, grace_s=5):
                 on_progress(f"{component}: stopped")
                 stopped.append(component)
+        processes.stop(folder, postgres.NAME)  # Label Studio's, hence after it
         withdraw(folder)
     return tuple(stopped)

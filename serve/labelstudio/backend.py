@@ -1,0 +1,142 @@
+"""The routes of the ML backend. Only ``/predict`` waits for the model.
+
+An event of the project is a hint that reviews may have come: it has no key, so its body is not read, and what
+it leads to is one empty object, written every few seconds at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from sonoloop.model.calibration import Calibrator, case_confidence
+from sonoloop.model.prompts import draft_recipe
+from sonoloop.platform.errors import StorageError
+from sonoloop.platform.labelstudio.config import api_key
+from sonoloop.platform.labelstudio.predictions import Prediction, prediction_of, version_name
+from sonoloop.platform.records import DraftRecord
+from sonoloop.platform.watch_hint import write_hint
+from sonoloop.platform.workspace import Store, store_of
+from sonoloop.serve.config import DraftsConfig, ServeSettings
+from sonoloop.serve.labelstudio.cases import DraftCase, case_of
+from sonoloop.serve.labelstudio.delivery import deliver
+from sonoloop.serve.labelstudio.desk import Desk, Hands
+from sonoloop.serve.labelstudio.protocol import PredictAnswer, PredictRequest, TaskStatus
+
+logger = logging.getLogger(__name__)
+
+HINT_EVERY_S = 10.0
+
+
+class Backend:
+    """One served model version as Label Studio's ML backend.
+
+    Args:
+        config: Limits.
+        settings: Where workspace and Label Studio are.
+        version: The served version, ``<name>/<version>``.
+        draft: Drafts cases; raises `ApiError` where the model was lost.
+        read_body: Reads a request's body, or raises `ApiError`.
+
+    Raises:
+        ConfigError: no key for Label Studio in the environment.
+        StorageError: the workspace does not answer.
+    """
+
+    def __init__(
+        self,
+        config: DraftsConfig,
+        settings: ServeSettings,
+        version: str,
+        draft: Callable[[list[DraftCase]], Awaitable[list[DraftRecord]]],
+        read_body: Callable[[Request], Awaitable[bytes]],
+    ) -> None:
+        api_key()
+        self._workspace = store_of(settings.workspace, settings.s3)
+        prompt_version = draft_recipe(settings.serve.engine.language).id
+        self.version_name = version_name(version, prompt_version)
+        calibrator = _calibrator(self._workspace, version, prompt_version)
+        self._read_body = read_body
+        self._hinted_at = -HINT_EVERY_S
+        hands = Hands(
+            case_of=lambda task: case_of(task.data, self._workspace.uri),
+            draft=draft,
+            prediction_of=lambda draft: prediction_of(draft, score=case_confidence(draft, calibrator)),
+            deliver=partial(deliver, settings.labelstudio),
+        )
+        self._desk = Desk(config, hands, num_replicas=settings.serve.num_replicas)
+
+    def router(self, key: Any) -> APIRouter:
+        """The routes.
+
+        Args:
+            key: The dependency that asks for the door's key; events come without one.
+        """
+        router = APIRouter()
+        for path, method, answer in (
+            ("/health", "GET", self.health),
+            ("/setup", "POST", self.setup),
+            ("/versions", "GET", self.versions),
+            ("/predict", "POST", self.predict),
+        ):
+            router.add_api_route(path, answer, methods=[method], dependencies=[key], response_model=None)
+        router.add_api_route("/webhook", self.webhook, methods=["POST"], response_model=None)
+        return router
+
+    async def health(self) -> Response:
+        """That the door is open, and how many tasks wait or were done since it opened."""
+        counts = {"waiting": self._desk.num_waiting, **self._desk.counts}
+        return JSONResponse({"status": "UP", "model_version": self.version_name, "tasks": counts})
+
+    async def setup(self) -> Response:
+        """The version that drafts. What was sent holds a token of Label Studio, and is not read."""
+        return JSONResponse({"model_version": self.version_name})
+
+    async def versions(self) -> Response:
+        """The one version that drafts."""
+        return JSONResponse({"versions": [self.version_name]})
+
+    async def predict(self, request: Request) -> Response:
+        """Drafts for the tasks of a call, as many as there is time for."""
+        asked = await asyncio.to_thread(PredictRequest.parse, await self._read_body(request))
+        sheets = await self._desk.predict(asked)
+        blank: Prediction = {"model_version": self.version_name, "score": None, "result": []}
+        without: Prediction | list[Prediction] = blank if asked.is_interactive else []
+        answer = PredictAnswer(
+            results=[sheet.prediction or without for sheet in sheets],
+            statuses=[TaskStatus(task=sheet.task.id, status=sheet.status) for sheet in sheets],
+        )
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    async def webhook(self) -> Response:
+        """Note that something happened in the project."""
+        now = time.monotonic()
+        if now - self._hinted_at >= HINT_EVERY_S:
+            self._hinted_at = now
+            await asyncio.to_thread(self._hint)
+        return JSONResponse({"status": "noted"})
+
+    def _hint(self) -> None:
+        try:
+            write_hint(self._workspace)
+        except StorageError as err:  # the watcher looks by itself, too
+            logger.warning("a hint could not be written (%s)", type(err).__name__)
+
+
+def _calibrator(workspace: Store, version: str, prompt_version: str) -> Calibrator | None:
+    """The version's calibrator where it fits its prompts, so that scores are those of `sonoloop push`."""
+    name, _, number = version.partition("/")
+    try:
+        found = Calibrator.model_validate_json(
+            workspace.read_bytes("models", name, number, "calibration.json")
+        )
+    except FileNotFoundError:
+        return None
+    return found if found.prompt_version == prompt_version else None

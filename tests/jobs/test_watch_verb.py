@@ -1,0 +1,341 @@
+"""When the watcher trains, what it counts as new, and what it survives.
+
+Snapshots, registry, gate and claims are the real ones; pulling and training are stood in for, and are real in
+the last test, where a Ray actor watches a real Label Studio.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+from tests.jobs.test_promote import evaluation
+from tests.jobs.test_snapshot import PATIENTS, case, mark, review
+from typer.testing import CliRunner
+
+from sonoloop.jobs import watch as watch_module
+from sonoloop.jobs.annotate import run_annotate
+from sonoloop.jobs.claims import Claim, HeldError
+from sonoloop.jobs.config import Config
+from sonoloop.jobs.demo.archive import write_archive
+from sonoloop.jobs.demo.progress import Steps
+from sonoloop.jobs.evaluate import read_evaluation, snapshot_of
+from sonoloop.jobs.index import run_index
+from sonoloop.jobs.init import run_init
+from sonoloop.jobs.labelstudio import open_project
+from sonoloop.jobs.push import run_push
+from sonoloop.jobs.snapshot import freeze_snapshot, split_of
+from sonoloop.jobs.watch import Watcher, watch
+from sonoloop.platform import registry
+from sonoloop.platform.errors import ConfigError, ServiceError
+from sonoloop.platform.phantoms.archive import PhantomConfig, PhantomGroup
+from sonoloop.platform.records import CaseRecord, ReviewRecord
+from sonoloop.platform.registry import Aliases
+from sonoloop.platform.watch_hint import hinted_at, write_hint
+from sonoloop.platform.workspace import S3Config, Store, store_of
+
+if TYPE_CHECKING:
+    from tests.conftest import LabelStudioStack, S3Stack
+
+NAME = "echovlm-nano"
+KIDNEY = '{"organ":"kidney","collecting_system":"not dilated","lesion":"absent"}'
+
+
+class Stage:
+    """A workspace with forty cases, and stand-ins that do what pull, finetune and evaluate leave behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.workspace = Store(str(folder))
+        cases = [case(f"c{number:02}", PATIENTS[number]) for number in range(40)]
+        self.workspace.write_table(CaseRecord.table(cases), "cases", "0.parquet")
+        registry.set_aliases(self.workspace, NAME, {"champion": f"{NAME}/0"}, expected=Aliases())
+        self.workspace.write_bytes(b'{"base": "built in"}', "models", NAME, "0", "lineage.json")
+        self.lines: list[str] = []
+        self.trainings: list[str] = []
+        self.on_pull: Callable[[], None] = lambda: None
+        self.on_train: Callable[[], None] = lambda: None
+        self.new_f1 = 0.9
+
+    def config(self, **watch: Any) -> Config:
+        return Config(
+            workspace=self.workspace.uri,
+            archive="a",
+            watch={"every_s": 1, "min_reviews": 4, **watch},
+            gate={"min_cases": 1},
+        )
+
+    def watcher(self, *, promote: bool = False, **how: Any) -> Watcher:
+        return Watcher(self.config(**how), promote=promote, say=self.lines.append)
+
+    def people_review(self, *numbers: int, entities: str | None = None, hour: int = 0) -> None:
+        changes = {} if entities is None else {"entities": entities}
+        rows = [
+            review(f"c{number:02}", hour=hour, annotation_id=number, task_id=number, **changes)
+            for number in numbers
+        ]
+        name = f"{hour}-{'-'.join(map(str, numbers))}.parquet"
+        self.workspace.write_table(ReviewRecord.table(rows), "reviews", name)
+
+    def run_pull(self, _config: Config) -> None:
+        self.on_pull()
+
+    def run_finetune(self, config: Config) -> Any:
+        snapshot = freeze_snapshot(self.workspace, test_share=config.finetune.test_share)
+        self.trainings.append(snapshot.name)
+        self.on_train()
+        version = f"{NAME}/{len(self.trainings)}"
+        lineage = json.dumps({"snapshot": snapshot.name}).encode()
+        self.workspace.write_bytes(lineage, "models", *version.split("/"), "lineage.json")
+        aliases = registry.read_aliases(self.workspace, NAME)
+        registry.set_aliases(self.workspace, NAME, {"challenger": version}, expected=aliases)
+        return SimpleNamespace(snapshot=snapshot.name, challenger=version, num_train=snapshot.num_train)
+
+    def run_evaluate(self, _config: Config) -> Any:
+        aliases = registry.read_aliases(self.workspace, NAME)
+        assert aliases.champion is not None
+        assert aliases.challenger is not None
+        snapshot = snapshot_of(self.workspace, aliases.challenger)
+        found = [evaluation(aliases.champion, 0.5), evaluation(aliases.challenger, self.new_f1)]
+        for one in found:
+            place = ("models", *one.model_version.split("/"), "evaluations", f"{snapshot}.json")
+            self.workspace.write_bytes(one.model_dump_json().encode(), *place)
+        return SimpleNamespace(num_cases=20, champion=found[0], challenger=found[1])
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    stage = Stage(tmp_path)
+    for name in ("run_pull", "run_finetune", "run_evaluate"):
+        monkeypatch.setattr(watch_module, name, getattr(stage, name))
+    return stage
+
+
+def _sides(test_share: float = 0.25) -> tuple[list[int], list[int]]:
+    """Numbers of the cases on the training side, and of those held out."""
+    train = [n for n in range(40) if split_of(PATIENTS[n], test_share) == "train"]
+    return train, [n for n in range(40) if n not in train]
+
+
+TRAIN, TEST = _sides()
+
+
+def test_a_look_says_what_is_missing_until_the_next_training(stage: Stage) -> None:
+    stage.people_review(*TRAIN[:3])
+    stage.watcher(min_organs=2).run(once=True)
+    assert stage.lines == [
+        "3 new reviews of 1 organs; 1 more reviews and 1 more organs until the next training"
+    ]
+    stage.people_review(TRAIN[3], entities=KIDNEY)
+    stage.watcher(min_organs=3).run(once=True)
+    assert stage.lines[-1] == "4 new reviews of 2 organs; 1 more organs until the next training"
+    assert stage.trainings == []
+
+
+def test_enough_reviews_are_learned_from_once_whoever_watches(stage: Stage) -> None:
+    stage.people_review(*TRAIN[:4], TEST[0])
+    stage.watcher().run(once=True)
+    assert len(stage.trainings) == 1
+    assert "0.500 -> 0.900" in stage.lines[-1]
+    stage.watcher().run(once=True)
+    assert stage.lines[-1].startswith("0 new reviews")
+    stage.people_review(*TRAIN[4:7])
+    stage.people_review(TRAIN[0], hour=1)  # an edit is news
+    stage.watcher().run(once=True)
+    assert len(stage.trainings) == 2
+    assert registry.read_aliases(stage.workspace, NAME).champion == f"{NAME}/0"
+
+
+def test_a_watcher_that_died_after_its_training_is_followed_by_the_evaluation_alone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.people_review(*TRAIN[:5])
+    with monkeypatch.context() as patch:
+        patch.setattr(watch_module, "run_finetune", lambda config: (stage.run_finetune(config), _die()))
+        with pytest.raises(KeyboardInterrupt):
+            stage.watcher().run(once=True)
+    stage.watcher().run(once=True)
+    assert len(stage.trainings) == 1
+    assert read_evaluation(stage.workspace, f"{NAME}/1", stage.trainings[0]) is not None
+
+
+def _die() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_training_by_hand_counts_as_well(stage: Stage) -> None:
+    stage.people_review(*TRAIN[:5])
+    stage.run_finetune(stage.config())
+    stage.watcher().run(once=True)
+    assert len(stage.trainings) == 1
+    assert stage.lines[-1].startswith("0 new reviews")
+
+
+def test_trainings_that_fail_are_not_begun_for_ever_on_the_same_reviews(stage: Stage) -> None:
+    stage.people_review(*TRAIN[:5])
+    stage.on_train = _fail
+    for _ in range(3):
+        with pytest.raises(ServiceError, match="training failed"):
+            stage.watcher().run(once=True)
+    stage.watcher().run(once=True)
+    assert len(stage.trainings) == 3
+    assert "3 trainings on them came to nothing" in stage.lines[-1]
+    stage.on_train = lambda: None
+    stage.people_review(TRAIN[5])
+    stage.watcher().run(once=True)
+    assert registry.read_aliases(stage.workspace, NAME).challenger == f"{NAME}/4"
+
+
+def _fail() -> None:
+    raise ServiceError("training failed, the champion is untouched")
+
+
+def test_reviews_that_a_training_had_to_leave_out_are_not_new_afterwards(stage: Stage) -> None:
+    mark(stage.workspace, (f"c{TRAIN[0]:02}", f"c{TEST[0]:02}"))  # a picture on both sides
+    stage.people_review(*TRAIN[:5], TEST[0])
+    stage.people_review(TRAIN[5], entities=None)
+    stage.watcher().run(once=True)
+    stage.watcher(min_reviews=1).run(once=True)
+    assert len(stage.trainings) == 1
+    assert stage.lines[-1].startswith("0 new reviews")
+
+
+def test_reviews_that_are_all_held_out_are_told_and_no_failure(stage: Stage) -> None:
+    stage.people_review(*TEST[:4])
+    stage.watcher().run(once=True)
+    assert "no review to learn from" in stage.lines[-1]
+
+
+@pytest.mark.parametrize(("promote", "new_f1", "champion"), [(False, 0.9, 0), (True, 0.9, 1), (True, 0.4, 0)])
+def test_a_challenger_drafts_only_where_that_was_asked_for_and_the_gate_agrees(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, promote: bool, new_f1: float, champion: int
+) -> None:
+    stage.new_f1 = new_f1
+    stage.people_review(*TRAIN[:5])
+    for _ in range(2):
+        stage.watcher(promote=promote).run(once=True)
+    assert registry.read_aliases(stage.workspace, NAME).champion == f"{NAME}/{champion}"
+    refusals = [line for line in stage.lines if "not promoted" in line]
+    assert len(refusals) == (promote and new_f1 < 0.5)
+
+
+def test_of_two_watchers_the_second_is_told(stage: Stage) -> None:
+    with Claim(stage.workspace, "watch", NAME, "claim.json"), pytest.raises(HeldError, match=f"watch/{NAME}"):
+        stage.watcher().run(once=True)
+    stage.watcher().run(once=True)
+
+
+def test_a_server_that_is_down_is_asked_again_and_again_but_once_tells(stage: Stage) -> None:
+    answers = [ServiceError("Label Studio does not answer"), None, KeyboardInterrupt()]
+
+    def pull() -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+
+    stage.on_pull = pull
+    with pytest.raises(KeyboardInterrupt):
+        stage.watcher().run()
+    assert stage.lines[0] == "Label Studio does not answer; looking again in 2 s"
+    assert stage.lines[1].startswith("0 new reviews")
+    answers[:] = [ServiceError("Label Studio does not answer")]
+    with pytest.raises(ServiceError):
+        stage.watcher().run(once=True)
+    answers[:] = [ConfigError("no key")]
+    with pytest.raises(ConfigError):
+        stage.watcher().run()
+
+
+def test_pauses_after_failures_double_up_to_an_hour(stage: Stage) -> None:
+    quick, slow = stage.watcher(every_s=300), stage.watcher(every_s=7200)
+    assert [quick._pause_s(n) for n in range(6)] == [300, 600, 1200, 2400, 3600, 3600]
+    assert [slow._pause_s(n) for n in range(3)] == [7200, 7200, 7200]
+
+
+def test_a_hint_brings_the_next_look_forward(stage: Stage) -> None:
+    write_hint(stage.workspace)
+    begin = time.monotonic()
+    watch_module._pause(stage.workspace, 1.0, hinted_at(stage.workspace))
+    assert time.monotonic() - begin >= 1.0  # the hint was known
+    timer = threading.Timer(0.3, lambda: write_hint(stage.workspace))
+    timer.start()
+    begin = time.monotonic()
+    watch_module._pause(stage.workspace, 20.0, hinted_at(stage.workspace))
+    assert time.monotonic() - begin < 10
+    timer.join()
+
+
+def test_the_verb_tells_in_its_lines_and_needs_a_key(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sonoloop.toml"
+    file.write_text(f'workspace = "{stage.workspace.uri}"\narchive = "a"\n[watch]\nmin_reviews = 9\n')
+    app = typer.Typer()
+    app.command()(watch)
+    answer = CliRunner().invoke(app, ["--once", "-c", str(file)])
+    assert answer.exit_code == 0, answer.output
+    assert "watch: 0 new reviews of 0 organs; 9 more reviews and 1 more organs" in answer.output
+    monkeypatch.undo()
+    for name in ("LABEL_STUDIO_API_KEY", "SONOLOOP_PSEUDONYM_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert isinstance(CliRunner().invoke(app, ["--once", "-c", str(file)]).exception, ConfigError)
+
+
+@pytest.fixture
+def reviewed(stack_s3: S3Stack, stack_labelstudio: LabelStudioStack, ray_cluster: str) -> Iterator[Config]:
+    """Drafted and pushed phantoms, each agreed to by a reader who waits to be pulled."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack_labelstudio.env.items():
+            patch.setenv(name, value)
+        bucket = stack_s3.bucket()
+        config = Config(
+            workspace=f"s3://{bucket}/workspace",
+            archive=f"s3://{bucket}/archive",
+            s3=S3Config(endpoint_url=stack_s3.endpoint),
+            labelstudio={"url": stack_labelstudio.url, "project": f"Watch {bucket}"},
+            finetune={"num_workers": 1, "epochs": 1, "test_share": 0.5},
+            watch={"min_reviews": 6, "min_organs": 2},
+        )
+        groups = tuple(PhantomGroup(organ=organ, scanner="B", count=6) for organ in ("liver", "kidney"))
+        phantoms = PhantomConfig(seed=3, groups=groups, workers=1)
+        truth = store_of(f"s3://{bucket}/truth", config.s3)
+        write_archive(store_of(config.archive, config.s3), truth, phantoms, Steps(1))
+        run_init(config)
+        run_index(config)
+        run_annotate(config)
+        run_push(config)
+        with open_project(config) as (door, project):
+            for task in door.all_tasks(project.id):
+                (prediction,) = task.predictions
+                agreed: Any = [{**region, "origin": "prediction"} for region in prediction.result]
+                door.create_annotation(task.id, agreed, parent_prediction=prediction.id)
+        yield config
+
+
+@pytest.mark.ray
+@pytest.mark.labelstudio
+@pytest.mark.slow
+def test_an_actor_trains_and_evaluates_when_reviews_are_in_and_then_never_again(reviewed: Config) -> None:
+    import ray
+
+    names = ("LABEL_STUDIO_API_KEY", "SONOLOOP_PSEUDONYM_KEY")
+    actor: Any = ray.remote(num_cpus=0, runtime_env={"env_vars": {name: os.environ[name] for name in names}})(
+        Watcher
+    ).remote(reviewed)
+    workspace = reviewed.open_workspace()
+    ray.get(actor.run.remote(once=True))
+    first = registry.read_aliases(workspace, NAME)
+    assert first.challenger not in (None, first.champion)
+    assert first.challenger is not None
+    assert read_evaluation(workspace, first.challenger, snapshot_of(workspace, first.challenger)) is not None
+    ray.get(actor.run.remote(once=True))
+    assert registry.read_aliases(workspace, NAME) == first
+    assert len([name for name in workspace.folders("runs") if name.startswith("finetune-")]) == 1
+    ray.kill(actor)
