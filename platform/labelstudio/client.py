@@ -22,7 +22,7 @@ from sonoloop.platform.labelstudio.answers import Project, SeenAnnotation, SeenT
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.labelstudio.http import Connection
 from sonoloop.platform.labelstudio.page import CORE_CONTROLS, page_hash
-from sonoloop.platform.labelstudio.predictions import TaskData
+from sonoloop.platform.labelstudio.predictions import Prediction, TaskData
 from sonoloop.platform.labelstudio.regions import Region
 from sonoloop.platform.labelstudio.storage import STORAGE_TITLE, ImageStorage
 
@@ -71,7 +71,13 @@ class LabelStudioDoor:
 
     def __init__(self, config: LabelStudioConfig, key: SecretStr) -> None:
         self.config = config
-        self.connection = Connection(config.url, key, timeout_s=config.timeout_s)
+        self.connection = Connection(
+            config.url,
+            key,
+            timeout_s=config.timeout_s,
+            patience_s=config.patience_s,
+            ca_file=config.ca_file,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -169,26 +175,23 @@ class LabelStudioDoor:
 
     # --- reading ---
 
-    def _page(self, project_id: int, filters: list[dict[str, Any]], last_id: int) -> list[SeenTask]:
-        # By id, not by page number: tasks that come or go meanwhile cannot shift others out of sight.
-        beyond = _filter("id", "greater", last_id, "Number")
-        query = {
-            "filters": {"conjunction": "and", "items": [beyond, *filters]},
-            "ordering": ["tasks:id"],
-        }
+    def _page(self, project_id: int, query: dict[str, Any]) -> list[SeenTask]:
         answer = self.connection.get(
             "/api/tasks/",
             project=project_id,
             page_size=self.config.page_size,
             fields="all",
             resolve_uri="false",
-            query=json.dumps(query),
+            query=json.dumps({**query, "ordering": ["tasks:id"]}),
         )
         return [_parse(SeenTask, task, "a task") for task in answer["tasks"]]
 
     def _tasks(self, project_id: int, filters: list[dict[str, Any]]) -> Iterator[SeenTask]:
+        # By id, not by page number: tasks that come or go meanwhile cannot shift others out of sight.
         last_id = 0
-        while tasks := self._page(project_id, filters, last_id):
+        while True:
+            items = [_filter("id", "greater", last_id, "Number"), *filters]
+            tasks = self._page(project_id, {"filters": {"conjunction": "and", "items": items}})
             yield from tasks
             if len(tasks) < self.config.page_size:
                 return
@@ -205,6 +208,13 @@ class LabelStudioDoor:
             ids = list(case_ids[start : start + _LOOKUP_IDS])
             found += self._tasks(project_id, [_filter("data.case_id", "in_list", ids, "List")])
         return found
+
+    def tasks_by_id(self, project_id: int, task_ids: Sequence[int]) -> Iterator[SeenTask]:
+        """Some tasks by their ids, with everything on them; absent ones are simply not there."""
+        size = min(self.config.page_size, 4 * _LOOKUP_IDS)  # ids of tasks are shorter than those of cases
+        for start in range(0, len(task_ids), size):
+            ids = list(task_ids[start : start + size])
+            yield from self._page(project_id, {"selectedItems": {"all": False, "included": ids}})
 
     def changes(self, project_id: int, since: datetime | None) -> Changes:
         """Tasks that have annotations and on which anything happened since a mark, an edit included.
@@ -236,6 +246,18 @@ class LabelStudioDoor:
     def update_data(self, task_id: int, data: TaskData) -> None:
         """Replace what a task shows beside the form."""
         self.connection.write("PATCH", f"/api/tasks/{task_id}/", {"data": data})
+
+    def set_readers(self, task_id: int, num_readers: int) -> None:
+        """How many different people are given the task before it counts as done.
+
+        Label Studio's own setting is the project's; of a task it is the field ``overlap``, which its next
+        task and its "done" go by.
+        """
+        self.connection.write("PATCH", f"/api/tasks/{task_id}/", {"overlap": num_readers})
+
+    def update_prediction(self, prediction_id: int, prediction: Prediction) -> None:
+        """Replace what a prediction says and how sure it is."""
+        self.connection.write("PATCH", f"/api/predictions/{prediction_id}/", prediction)
 
     def create_annotation(
         self,
