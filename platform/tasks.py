@@ -7,6 +7,7 @@ has confirmed what it says.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -20,6 +21,7 @@ from sonoloop.platform.records import Record, content_id
 from sonoloop.platform.workspace import Store
 
 _ROOM = "tasks"
+_FILES_AT_ONCE = 16
 
 Purpose = Literal["draft", "control", "gold"]
 """A draft to correct; a case shown without one, to measure what drafts do; one whose answer is known."""
@@ -90,11 +92,13 @@ def newest_tasks(workspace: Store, project: str) -> pa.Table:
     Raises:
         StorageError: the workspace cannot be read.
     """
-    tables = [
-        table.filter(pc.equal(table["project"], project))
-        for path in workspace.table_paths(_ROOM)
-        for table in [workspace.read_table(TaskRecord.ARROW, path)]
-    ]
+
+    def read(path: str) -> pa.Table:
+        rows = workspace.read_table(TaskRecord.ARROW, path)
+        return rows.filter(pc.equal(rows["project"], project))
+
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        tables = list(pool.map(read, workspace.table_paths(_ROOM)))
     table = pa.concat_tables([TaskRecord.ARROW.empty_table(), *tables]).combine_chunks()
     table = table.sort_by([("case_id", "ascending"), ("written_at", "ascending")])
     is_last = np.ones(table.num_rows, dtype=bool)
