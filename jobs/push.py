@@ -138,8 +138,9 @@ def run_push(
         )
         sender.refresh(survey.changed)
         sender.make(chosen)
-        name = version_name(version, prompt_version)
-        door.use_version(project.id, name, least_sure_first=config.push.least_sure_first)
+        if sender.num_shown or ledger.num_showing(version):  # Label Studio refuses a version it has not seen
+            name = version_name(version, prompt_version)
+            door.use_version(project.id, name, least_sure_first=config.push.least_sure_first)
         counts.update(cases=num_todo, tasks=sum(sender.new.values()))
     num_alike = 0 if near_duplicates else survey.candidates.num_near_duplicates(survey.taken_groups)
     return _summary(config, project, version, survey, sender, num_alike)

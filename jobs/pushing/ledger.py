@@ -41,6 +41,10 @@ class Ledger:
         """Cases that have a task, as far as is known."""
         return int(pc.sum(pc.equal(self._table["state"], "sent")).as_py() or 0)
 
+    def num_showing(self, model_version: str) -> int:
+        """Cases whose task has a prediction of this model version."""
+        return int(pc.sum(pc.equal(self._table["model_version"], model_version)).as_py() or 0)
+
     @property
     def case_ids(self) -> pa.ChunkedArray:
         """Cases that have or had a task, sorted."""

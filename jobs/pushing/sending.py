@@ -56,6 +56,11 @@ class Sender:
     num_two_readers: int = 0
     num_unfit: int = 0
 
+    @property
+    def num_shown(self) -> int:
+        """Drafts that were sent."""
+        return sum(self.new.values()) - self.new["control"] + self.outcomes["predicted"]
+
     def make(self, chosen: Sequence[tuple[str, str]]) -> None:
         """Make tasks of cases that have none, in this order.
 

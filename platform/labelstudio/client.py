@@ -255,9 +255,10 @@ class LabelStudioDoor:
         """
         self.connection.write("PATCH", f"/api/tasks/{task_id}/", {"overlap": num_readers})
 
-    def update_prediction(self, prediction_id: int, prediction: Prediction) -> None:
-        """Replace what a prediction says and how sure it is."""
-        self.connection.write("PATCH", f"/api/predictions/{prediction_id}/", prediction)
+    def update_prediction(self, task_id: int, prediction_id: int, prediction: Prediction) -> None:
+        """Replace what a prediction of a task says and how sure it is."""
+        body = {"task": task_id, **prediction}  # a server that checks predictions asks for the task
+        self.connection.write("PATCH", f"/api/predictions/{prediction_id}/", body)
 
     def create_annotation(
         self,

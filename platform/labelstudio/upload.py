@@ -57,11 +57,11 @@ class UploadCounts:
 
 @dataclass
 class _Work:
-    """What some tasks lack; predictions and data go by the id of their task or prediction."""
+    """What some tasks lack: data and predictions, each with the id of its task (and its own)."""
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     data: list[tuple[int, TaskData]] = field(default_factory=list)
-    changed: list[tuple[int, Prediction]] = field(default_factory=list)
+    changed: list[tuple[int, int, Prediction]] = field(default_factory=list)
     missing: list[tuple[int, Prediction]] = field(default_factory=list)
 
 
@@ -173,15 +173,15 @@ class TaskWriter:
             work.missing.append((task.id, wanted))
             return "predicted"
         if not _same(kept, wanted):
-            work.changed.append((kept.id, wanted))
+            work.changed.append((task.id, kept.id, wanted))
             outcome = "updated"
         return outcome
 
     def _do(self, work: _Work) -> None:
         for task_id, data in work.data:
             self._door.update_data(task_id, data)
-        for prediction_id, prediction in work.changed:
-            self._door.update_prediction(prediction_id, prediction)
+        for task_id, prediction_id, prediction in work.changed:
+            self._door.update_prediction(task_id, prediction_id, prediction)
         todo = work.missing
         while todo:
             batch = [{"task": task_id, **prediction} for task_id, prediction in todo[: self._limit]]

@@ -166,12 +166,11 @@ def test_seeded_cases_are_scattered_and_the_others_keep_their_order() -> None:
 
 def test_a_profile_holds_the_chosen_values_and_the_scanner_and_no_size() -> None:
     entities = parse_entities(
-        '{"organ":"breast","lesion":"present","shape":"oval","orientation":"parallel",'
-        '"margin":"circumscribed","echo_pattern":"anechoic","posterior_features":"enhancement",'
-        '"calcification":"none","bi_rads":"2","size_mm":"12"}'
+        '{"organ":"liver","parenchyma":"coarse","lesion":"present","echogenicity":"hypoechoic",'
+        '"margin":"well-defined","posterior_features":"none","size_mm":"12"}'
     )
     profile = profile_of(entities, "Maker 7")
-    assert {"organ=breast", "shape=oval", "scanner=Maker 7"} <= set(profile)
+    assert {"organ=liver", "parenchyma=coarse", "margin=well-defined", "scanner=Maker 7"} <= set(profile)
     assert not any("size_mm" in word for word in profile)
 
 

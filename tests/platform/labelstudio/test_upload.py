@@ -1,7 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -126,18 +129,39 @@ def test_nothing_changes_under_somebody_who_works_on_a_task(door, project_id, ca
     assert _state(door, project_id) == {"case-1": ["nano/1@p1"], "case-2": ["nano/1@p1"]}
 
 
-def test_a_task_for_two_readers_is_done_when_the_second_has_read_it(door, project_id, case_upload) -> None:
-    case = case_upload("case-1")
-    upload(door, project_id, [CaseUpload(case.data, case.prediction, num_readers=2), case_upload("case-2")])
+@pytest.fixture
+def second_reader(stack_labelstudio) -> Iterator[httpx.Client]:
+    """Another person of the same organisation, logged in as a browser is."""
+    with stack_labelstudio.http() as owner:
+        invitation = owner.get("/api/invite").raise_for_status().json()["invite_url"]
+    email = f"{secrets.token_hex(4)}@example.com"
+    with httpx.Client(base_url=stack_labelstudio.url, timeout=60, trust_env=False) as http:
+        http.get(invitation).raise_for_status()
+        form = {"email": email, "password": secrets.token_hex(12)}
+        http.post(invitation, data={**form, "csrfmiddlewaretoken": http.cookies["csrftoken"]})
+        http.headers["X-CSRFToken"] = http.cookies["csrftoken"]
+        assert http.get("/api/current-user/whoami").raise_for_status().json()["email"] == email
+        yield http
+
+
+def test_a_task_for_two_readers_goes_to_a_second_one_and_another_does_not(
+    door, project_id, case_upload, second_reader
+) -> None:
+    for case, num_readers in ((case_upload("case-1"), 2), (case_upload("case-2"), 1)):
+        upload(door, project_id, [replace(case, num_readers=num_readers)])
     for task in door.all_tasks(project_id):
         door.create_annotation(task.id, [], parent_prediction=None)
-    one, two = _raw_tasks(door, project_id)
-    assert (one["overlap"], one["is_labeled"]) == (2, False)
-    assert (two["overlap"], two["is_labeled"]) == (1, True)
+    assert _labeled(door, project_id) == {"case-1": False, "case-2": True}
+    offered = second_reader.get(f"/api/projects/{project_id}/next").raise_for_status().json()
+    assert offered["data"]["case_id"] == "case-1"
+    second_reader.post(f"/api/tasks/{offered['id']}/annotations/", json={"result": []}).raise_for_status()
+    assert _labeled(door, project_id) == {"case-1": True, "case-2": True}
+    assert second_reader.get(f"/api/projects/{project_id}/next").status_code == httpx.codes.NOT_FOUND
 
 
-def _raw_tasks(door: LabelStudioDoor, project_id: int) -> list[dict[str, Any]]:
-    return door.connection.get("/api/tasks/", project=project_id, fields="all")["tasks"]
+def _labeled(door: LabelStudioDoor, project_id: int) -> dict[str, bool]:
+    tasks = door.connection.get("/api/tasks/", project=project_id, fields="all")["tasks"]
+    return {task["data"]["case_id"]: task["is_labeled"] for task in tasks}
 
 
 def test_a_task_that_is_gone_or_another_cases_by_now_is_left_alone(door, project_id, case_upload) -> None:
