@@ -155,7 +155,7 @@ def _occurring(candidates: Candidates) -> Indices:
     """Kinds of candidates, by their smallest lot, at most `MOST_KINDS`."""
     first = np.full(len(candidates.kinds), np.inf)
     np.minimum.at(first, candidates.profiles, candidates.lots)
-    order = np.argsort(first, kind="stable")
+    order: Indices = np.argsort(first, kind="stable")
     return order[: min(MOST_KINDS, int(np.isfinite(first).sum()))]
 
 
@@ -204,7 +204,7 @@ def _in_turn(
     candidates: Candidates, class_of: Indices, rank: Indices, level: Indices | None = None
 ) -> Indices:
     """Candidates so that classes take turns by rank; a class that starts at a level waits for the others."""
-    order = np.lexsort((candidates.lots, class_of))
+    order: Indices = np.lexsort((candidates.lots, class_of))
     sorted_classes = class_of[order]
     starts = np.flatnonzero(np.r_[True, sorted_classes[1:] != sorted_classes[:-1]]) if len(order) else order
     sizes = np.diff(np.r_[starts, len(order)])

@@ -255,6 +255,10 @@ class LabelStudioDoor:
         """
         self.connection.write("PATCH", f"/api/tasks/{task_id}/", {"overlap": num_readers})
 
+    def update_score(self, prediction_id: int, score: float | None) -> None:
+        """Replace how sure a prediction is."""
+        self.connection.write("PATCH", f"/api/predictions/{prediction_id}/", {"score": score})
+
     def update_prediction(self, task_id: int, prediction_id: int, prediction: Prediction) -> None:
         """Replace what a prediction of a task says and how sure it is."""
         body = {"task": task_id, **prediction}  # a server that checks predictions asks for the task

@@ -63,14 +63,15 @@ def _interface() -> LabelInterface:
 
 
 @lru_cache(maxsize=8192)
-def _known_fits(region: str) -> bool:
-    return bool(_interface().validate_region(json.loads(region)))
+def _known_fits(told: str) -> bool:
+    names = ("from_name", "to_name", "type", "value")
+    return bool(_interface().validate_region(dict(zip(names, json.loads(told), strict=True))))
 
 
 def _fits(region: Region) -> bool:
     if region["type"] in ("choices", "number"):  # few values, met again and again
-        told = {name: region[name] for name in ("from_name", "to_name", "type", "value")}
-        return _known_fits(json.dumps(told, sort_keys=True))
+        told = [region["from_name"], region["to_name"], region["type"], region["value"]]
+        return _known_fits(json.dumps(told))
     return bool(_interface().validate_region(region))
 
 

@@ -57,11 +57,12 @@ class UploadCounts:
 
 @dataclass
 class _Work:
-    """What some tasks lack: data and predictions, each with the id of its task (and its own)."""
+    """What some tasks lack, by the ids of tasks and of predictions."""
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     data: list[tuple[int, TaskData]] = field(default_factory=list)
     changed: list[tuple[int, int, Prediction]] = field(default_factory=list)
+    scores: list[tuple[int, float | None]] = field(default_factory=list)
     missing: list[tuple[int, Prediction]] = field(default_factory=list)
 
 
@@ -172,9 +173,12 @@ class TaskWriter:
         if kept is None:
             work.missing.append((task.id, wanted))
             return "predicted"
-        if not _same(kept, wanted):
+        if list(kept.result) != wanted["result"]:
             work.changed.append((task.id, kept.id, wanted))
-            outcome = "updated"
+            return "updated"
+        if not _same_score(kept.score, wanted["score"]):
+            work.scores.append((kept.id, wanted["score"]))
+            return "updated"
         return outcome
 
     def _do(self, work: _Work) -> None:
@@ -182,6 +186,8 @@ class TaskWriter:
             self._door.update_data(task_id, data)
         for task_id, prediction_id, prediction in work.changed:
             self._door.update_prediction(task_id, prediction_id, prediction)
+        for prediction_id, score in work.scores:
+            self._door.update_score(prediction_id, score)
         todo = work.missing
         while todo:
             batch = [{"task": task_id, **prediction} for task_id, prediction in todo[: self._limit]]
@@ -288,10 +294,8 @@ def _keep_one_prediction(door: LabelStudioDoor, task: SeenTask, version_name: st
     return same[0] if same else None
 
 
-def _same(seen: SeenPrediction, wanted: Prediction) -> bool:
-    scores = [math.nan if score is None else score for score in (seen.score, wanted["score"])]
-    same_score = all(map(math.isnan, scores)) or math.isclose(*scores, abs_tol=1e-6)
-    return same_score and list(seen.result) == wanted["result"]
+def _same_score(one: float | None, other: float | None) -> bool:
+    return one == other if one is None or other is None else math.isclose(one, other, abs_tol=1e-6)
 
 
 def _delete(door: LabelStudioDoor, path: str) -> None:
