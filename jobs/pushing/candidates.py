@@ -15,6 +15,7 @@ differ in none of them are one kind.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ def profile_of(entities: Entities, scanner: str | None) -> Profile:
     """The profile of a drafted case; numbers such as a size are left out."""
     left_out = set(numeric_fields(entities.organ))
     values = [f"{name}={value}" for name, value in entities.flat().items() if name not in left_out]
-    return (*sorted(values), f"scanner={scanner or ''}")
+    return tuple(map(sys.intern, (*sorted(values), f"scanner={scanner or ''}")))  # each word held once
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -22,8 +23,18 @@ from sonoloop.platform.tasks import Purpose, TaskRecord
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CASES_PER_ROUND = 5000
+CASES_PER_ROUND = 2500
 """Drafts held whole at once; a round reads the ranges of drafts that its cases lie in."""
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """A case without a task, ready to be sent."""
+
+    one: Drafted
+    strategy: str
+    purpose: Purpose
+    upload: CaseUpload
 
 
 @dataclass
@@ -67,25 +78,29 @@ class Sender:
         Args:
             chosen: Case ids, each with what chose it.
         """
+        for batch in _ahead(self._prepared(chosen)):
+            self._send(batch)
+            self.on_progress(len(batch))
+
+    def _prepared(self, chosen: Sequence[tuple[str, str]]) -> Iterator[list[_New]]:
+        """Batches as they are sent, checked against the page."""
         for round_ in _parts(chosen, CASES_PER_ROUND):
             whole = self.drafted.whole([case_id for case_id, _ in round_])
             for batch in _parts(round_, self.batch):
-                self._make_batch([(whole[c], why) for c, why in batch if c in whole])
-                self.on_progress(len(batch))
+                found = (self._new(whole[case_id], why) for case_id, why in batch if case_id in whole)
+                yield [new for new in found if new is not None]
 
-    def _make_batch(self, batch: Sequence[tuple[Drafted, str]]) -> None:
-        sent = []
-        for one, strategy in batch:
-            purpose = self.showing.purpose(one.case.case_id)
-            if (upload := self._upload(one, purpose)) is not None:
-                sent.append((one, strategy, purpose, upload))
-        placed = self.writer.make([upload for *_, upload in sent])
-        self.ledger.write(
-            [self._row(one, why, purpose, placed[up.case_id], up) for one, why, purpose, up in sent]
-        )
-        self.new.update(purpose for _, _, purpose, _ in sent)
-        self.strategies.update(why for _, why, _, _ in sent)
-        self.num_two_readers += sum(upload.num_readers > 1 for *_, upload in sent)
+    def _new(self, one: Drafted, strategy: str) -> _New | None:
+        purpose = self.showing.purpose(one.case.case_id)
+        upload = self._upload(one, purpose)
+        return None if upload is None else _New(one, strategy, purpose, upload)
+
+    def _send(self, batch: Sequence[_New]) -> None:
+        placed = self.writer.make([new.upload for new in batch])
+        self.ledger.write([self._row(new, placed[new.upload.case_id]) for new in batch])
+        self.new.update(new.purpose for new in batch)
+        self.strategies.update(new.strategy for new in batch)
+        self.num_two_readers += sum(new.upload.num_readers > 1 for new in batch)
 
     def refresh(self, case_ids: Sequence[str]) -> None:
         """Bring tasks that are there up to date, unless somebody has worked on them."""
@@ -129,21 +144,28 @@ class Sender:
             self.num_unfit += 1
             return None
 
-    def _row(
-        self, one: Drafted, strategy: str, purpose: Purpose, task_id: int, upload: CaseUpload
-    ) -> TaskRecord:
+    def _row(self, new: _New, task_id: int) -> TaskRecord:
         return TaskRecord(
             project=self.ledger.project,
-            case_id=one.case.case_id,
+            case_id=new.upload.case_id,
             task_id=task_id,
-            purpose=purpose,
-            strategy=strategy,
-            num_readers=upload.num_readers,
-            model_version=self.showing.model_version(one, purpose),
+            purpose=new.purpose,
+            strategy=new.strategy,
+            num_readers=new.upload.num_readers,
+            model_version=self.showing.model_version(new.one, new.purpose),
             state="sent",
             written_at=datetime.now(UTC),
-            shown=self.showing.shown(one, purpose),
+            shown=self.showing.shown(new.one, new.purpose),
         )
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, none of them None, each made while the one before is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(lambda: next(items, None))
+        while (item := coming.result()) is not None:
+            coming = pool.submit(lambda: next(items, None))
+            yield item
 
 
 def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
