@@ -8,7 +8,16 @@ from importlib import import_module
 
 from sonoloop.platform.cluster import choose_authentication
 
-NAMES = ("indexing", "decoding", "generation", "structured", "drafting", "deidentifying", "scaling")
+NAMES = (
+    "indexing",
+    "decoding",
+    "generation",
+    "structured",
+    "drafting",
+    "deidentifying",
+    "scaling",
+    "pushing",
+)
 
 if __name__ == "__main__":
     choose_authentication()  # before a program imports Ray

@@ -16,7 +16,8 @@ from sonoloop.platform.registry import ModelConfig
 from sonoloop.platform.settings import read_settings
 from sonoloop.platform.workspace import S3Config, Store, store_of
 
-PushOrder = Literal["uncertain", "certain", "archive"]
+Strategy = Literal["uncertain", "certain", "diverse", "balanced", "random"]
+"""What chooses a case for people, see `sonoloop.jobs.pushing.choosing`."""
 
 
 class Section(BaseModel):
@@ -108,12 +109,38 @@ class CostConfig(Section):
 
 
 class PushConfig(Section):
-    """Which cases people see first."""
+    """Which cases people see, and how."""
 
-    order: PushOrder = Field(
-        default="uncertain",
-        description="which cases a budget takes: the least sure first, the surest first, or by case id",
+    shares: dict[Strategy, Annotated[float, Field(ge=0)]] = Field(
+        default={"uncertain": 0.5, "diverse": 0.2, "balanced": 0.2, "random": 0.1},
+        description="what chooses a budget's cases, each with its part of the sum; those not named get none",
     )
+    control_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of the chosen cases that is shown without a draft, by lot: what drafts do is "
+        "measured against them",
+    )
+    agreement_share: float = Field(
+        default=0.05, ge=0, le=1, description="share of the cases that two people read, by lot"
+    )
+    seed: int = Field(default=0, description="of the lots")
+
+    @model_validator(mode="after")
+    def _something_chooses(self) -> Self:
+        if not sum(self.shares.values()):
+            raise ValueError("shares must name a strategy with a share above 0")
+        return self
+
+    @property
+    def least_sure_first(self) -> bool:
+        """Whether Label Studio's own order, by the newest score, may stand for ours.
+
+        It shows cases without a prediction last, so controls would all come at the end.
+        """
+        chosen_by = {name for name, share in self.shares.items() if share}
+        return chosen_by == {"uncertain"} and not self.control_share
 
 
 class FinetuneConfig(Section):

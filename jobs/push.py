@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import BaseModel
 
 from sonoloop.jobs.calibrating import read_calibrator
-from sonoloop.jobs.config import Config, PushOrder, load_config
+from sonoloop.jobs.claims import Claim
+from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.labelstudio import image_storage, open_project
 from sonoloop.jobs.output import ConfigOption, JsonOption, progress, show
+from sonoloop.jobs.pushing.choosing import choose, scatter
+from sonoloop.jobs.pushing.drafted import DraftedCases
+from sonoloop.jobs.pushing.gold import enter_gold, read_gold
+from sonoloop.jobs.pushing.ledger import Ledger
+from sonoloop.jobs.pushing.reconciling import ReconcileSummary, reconcile
+from sonoloop.jobs.pushing.sending import Sender
+from sonoloop.jobs.pushing.showing import Showing
+from sonoloop.jobs.pushing.survey import Survey, look
 from sonoloop.jobs.runs import stage
-from sonoloop.model.calibration import case_confidence
 from sonoloop.platform import registry
-from sonoloop.platform.duplicates import one_of_each, read_groups
+from sonoloop.platform.duplicates import read_groups
 from sonoloop.platform.errors import NothingToDoError
-from sonoloop.platform.labelstudio.predictions import prediction_of, task_data, version_name
-from sonoloop.platform.labelstudio.upload import CaseUpload, upload
-from sonoloop.platform.tables import read_cases, read_drafts
+from sonoloop.platform.labelstudio.answers import Project
+from sonoloop.platform.labelstudio.client import LabelStudioDoor
+from sonoloop.platform.labelstudio.edited import check_page
+from sonoloop.platform.labelstudio.page import build_page
+from sonoloop.platform.labelstudio.predictions import version_name
+from sonoloop.platform.labelstudio.upload import TaskWriter
+from sonoloop.platform.tasks import project_key
+from sonoloop.platform.workspace import Store
 
 
 class PushSummary(BaseModel):
-    """What Label Studio has now that it had not before."""
+    """What Label Studio has now that it had not before, and what it was spared."""
 
     project: str
     project_url: str
     model_version: str
-    order: str
     calibrated: bool
     cases: int
     new_tasks: int
+    chosen_by: dict[str, int]
+    controls: int
+    gold: int
+    two_readers: int
     new_predictions: int
+    updated: int
     unchanged: int
+    worked_on: int
+    removed_by_people: int
     near_duplicates: int
+    unfit: int
 
 
 def push(
@@ -46,81 +66,162 @@ def push(
         bool,
         typer.Option("--near-duplicates", help="New tasks also for cases that share a picture with another."),
     ] = False,
+    gold: Annotated[
+        Path | None, typer.Option(help="File of case ids, one a line, whose truth is known.")
+    ] = None,
+    reconcile: Annotated[
+        bool, typer.Option("--reconcile", help="Only compare server and ledger, mend and prove them equal.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Bring drafts to Label Studio: one task per case, one prediction per model version."""
-    summary = run_push(load_config(config), budget=budget, near_duplicates=near_duplicates)
+    settings = load_config(config)
+    if reconcile:
+        show(run_reconcile(settings), title="push --reconcile", as_json=json)
+        return
+    cases = () if gold is None else read_gold(gold)
+    summary = run_push(settings, budget=budget, near_duplicates=near_duplicates, gold=cases)
     show(summary, title="push", as_json=json)
 
 
-def run_push(config: Config, *, budget: int | None = None, near_duplicates: bool = False) -> PushSummary:
+def run_push(
+    config: Config,
+    *,
+    budget: int | None = None,
+    near_duplicates: bool = False,
+    gold: tuple[str, ...] = (),
+) -> PushSummary:
     """Bring the champion's drafts to Label Studio; the same call again changes nothing.
 
-    Cases that have a task get the champion's prediction beside the older ones; ``budget`` bounds only the
-    new tasks and takes them in ``push.order``. A prediction's score is the case's confidence, calibrated
-    where the champion has a calibrator; the score of a prediction that is there already stays as it was.
-    Of cases that share a picture only one gets a task, the first in ``push.order``, unless
-    ``near_duplicates`` asks for all; tasks that are there stay.
+    Cases that have a task which nobody has worked on get the champion's prediction beside the older ones,
+    and a changed score or changed data; ``budget`` bounds only the new tasks and is shared by
+    ``push.shares``. Of cases that share a picture only one gets a task, unless ``near_duplicates`` asks for
+    all; tasks that are there stay. A task that a person deleted is not made again.
+
+    Args:
+        config: Of the project and the shares.
+        budget: New tasks at most, gold ones among them.
+        near_duplicates: Whether all cases of a group may get a task.
+        gold: Cases whose truth is known, scattered among the others.
 
     Raises:
         NothingToDoError: the champion has no draft.
-        ConfigError: no API key, or the workspace is not on S3.
-        ServiceError: Label Studio does not answer or refuses.
+        ConfigError: no API key, the workspace is not on S3, or a gold case cannot be shown.
+        HeldError: another push to the project is under way.
+        ServiceError: Label Studio does not answer or refuses, or its page lacks a control.
     """
     workspace = config.open_workspace()
-    version = registry.resolve(workspace, config.model.name)
-    prompt_version = config.annotate.prompt_version
-    drafts = read_drafts(workspace, model_version=version, prompt_version=prompt_version)
-    drafted = {draft.case_id: draft for draft in drafts if draft.status == "draft"}
-    if not drafted:
+    version, prompt_version = registry.resolve(workspace, config.model.name), config.annotate.prompt_version
+    showing = _showing(config, workspace, version, gold)
+    drafted = DraftedCases(workspace, version, prompt_version)
+    if next(drafted.without_texts(), None) is None:
         raise NothingToDoError(f"model {version} has no drafts to show; run `sonoloop annotate` first")
-    calibrator = read_calibrator(workspace, version, prompt_version)
-    with open_project(config) as (door, project), stage("push") as counts:
+    with (
+        open_project(config) as (door, project),
+        _claimed(config, workspace, project),
+        stage("push") as counts,
+    ):
+        check_page(project.title, project.label_config, build_page())
         door.ensure_storage(project.id, image_storage(workspace))
-        with_task = {task.data.case_id for task in door.all_tasks(project.id)}
-        scores = {case_id: case_confidence(draft, calibrator) for case_id, draft in drafted.items()}
-        cases = {case.case_id: case for case in read_cases(workspace) if case.case_id in drafted}
-        fresh = in_order(cases.keys() - with_task, scores, config.push.order)
-        groups = {} if near_duplicates else read_groups(workspace)
-        single = one_of_each(fresh, groups, taken=with_task)
-        uploads = [
-            CaseUpload(task_data(cases[key], workspace.uri), prediction_of(drafted[key], score=scores[key]))
-            for key in (*sorted(cases.keys() & with_task), *single[:budget])
-        ]
-        result = upload(
-            door,
-            project.id,
-            uploads,
-            on_progress=lambda done: progress.print(f"push: {done} more of {len(uploads)} cases"),
+        ledger = _true_ledger(config, workspace, door, project, showing)
+        survey = look(drafted, ledger, showing, {} if near_duplicates else read_groups(workspace))
+        enter_gold(gold, ledger, survey.gold)
+        chosen = _chosen(survey, showing, budget, None if near_duplicates else survey.taken_groups)
+        num_todo = len(chosen) + len(survey.changed)
+        sender = Sender(
+            TaskWriter(door, project.id),
+            drafted,
+            showing,
+            ledger,
+            config.labelstudio.import_batch,
+            lambda done: progress.print(f"push: {done} more of {num_todo} cases"),
         )
-        shown, least_sure_first = version_name(version, prompt_version), config.push.order == "uncertain"
-        door.use_version(project.id, shown, least_sure_first=least_sure_first)
-        counts.update(cases=len(uploads), tasks=result.num_new_tasks)
+        sender.refresh(survey.changed)
+        sender.make(chosen)
+        if sender.num_shown or ledger.num_showing(version):  # Label Studio refuses a version it has not seen
+            name = version_name(version, prompt_version)
+            door.use_version(project.id, name, least_sure_first=config.push.least_sure_first)
+        counts.update(cases=num_todo, tasks=sum(sender.new.values()))
+    num_alike = 0 if near_duplicates else survey.candidates.num_near_duplicates(survey.taken_groups)
+    return _summary(config, project, version, survey, sender, num_alike)
+
+
+def run_reconcile(config: Config) -> ReconcileSummary:
+    """Compare the project with the ledger, mend both, and count again.
+
+    Raises:
+        ConfigError: no API key.
+        HeldError: a push to the project is under way.
+        ServiceError: Label Studio does not answer or refuses.
+        CountError: they differ still.
+    """
+    workspace = config.open_workspace()
+    showing = _showing(config, workspace, registry.resolve(workspace, config.model.name))
+    with open_project(config) as (door, project), _claimed(config, workspace, project):
+        ledger = Ledger.read(workspace, _key(config, project))
+        return reconcile(door, project, ledger, showing, asked_for=True, on_progress=_read)
+
+
+def _showing(config: Config, workspace: Store, version: str, gold: tuple[str, ...] = ()) -> Showing:
+    calibrator = read_calibrator(workspace, version, config.annotate.prompt_version)
+    return Showing(config.push, calibrator, workspace.uri, frozenset(gold))
+
+
+def _key(config: Config, project: Project) -> str:
+    return project_key(config.labelstudio.url, project.id)
+
+
+def _claimed(config: Config, workspace: Store, project: Project) -> Claim:
+    return Claim(workspace, "tasks", _key(config, project), "push.json")
+
+
+def _read(num_tasks: int) -> None:
+    progress.print(f"push: {num_tasks} more tasks of the server read")
+
+
+def _true_ledger(
+    config: Config, workspace: Store, door: LabelStudioDoor, project: Project, showing: Showing
+) -> Ledger:
+    """The ledger, compared with the server first where their numbers of tasks differ."""
+    ledger = Ledger.read(workspace, _key(config, project))
+    if ledger.num_sent == (project.task_number or 0):
+        return ledger
+    reconcile(door, project, ledger, showing, asked_for=False, on_progress=_read)
+    return Ledger.read(workspace, _key(config, project))
+
+
+def _chosen(
+    survey: Survey, showing: Showing, budget: int | None, taken_groups: set[int] | None
+) -> list[tuple[str, str]]:
+    """Case ids in the order in which they are sent, each with what chose it; gold ones count first."""
+    gold = survey.gold[:budget]
+    rest = None if budget is None else budget - len(gold)
+    picked = choose(survey.candidates, showing.config.shares, rest, taken_groups)
+    why = {survey.candidates.case_id(choice.index): choice.strategy for choice in picked}
+    order = scatter(list(why), {case_id: showing.gold_place(case_id) for case_id in gold})
+    return [(case_id, why.get(case_id, "gold")) for case_id in order]
+
+
+def _summary(
+    config: Config, project: Project, version: str, survey: Survey, sender: Sender, near_duplicates: int
+) -> PushSummary:
+    outcomes, num_new = sender.outcomes, sum(sender.new.values())
     return PushSummary(
         project=project.title,
         project_url=f"{config.labelstudio.url}/projects/{project.id}/data",
         model_version=version,
-        order=config.push.order,
-        calibrated=calibrator is not None,
-        cases=len(uploads),
-        new_tasks=result.num_new_tasks,
-        new_predictions=result.num_new_predictions,
-        unchanged=result.num_unchanged,
-        near_duplicates=len(fresh) - len(single),
+        calibrated=sender.showing.calibrator is not None,
+        cases=survey.num_unchanged + len(survey.changed) + num_new,
+        new_tasks=num_new,
+        chosen_by=dict(sorted(sender.strategies.items())),
+        controls=sender.new["control"],
+        gold=sender.new["gold"],
+        two_readers=sender.num_two_readers,
+        new_predictions=outcomes["predicted"],
+        updated=outcomes["updated"],
+        unchanged=survey.num_unchanged + outcomes["unchanged"],
+        worked_on=outcomes["kept"],
+        removed_by_people=survey.num_removed + outcomes["gone"],
+        near_duplicates=near_duplicates,
+        unfit=sender.num_unfit,
     )
-
-
-def in_order(case_ids: Iterable[str], scores: Mapping[str, float | None], order: PushOrder) -> list[str]:
-    """Cases in the order in which people should see them; equal ones by case id.
-
-    A case without a score is one that nobody can be sure of.
-
-    Args:
-        case_ids: The cases.
-        scores: Confidence of each case, 0..1.
-        order: Least sure first, surest first, or by case id alone.
-    """
-    if order == "archive":
-        return sorted(case_ids)
-    sign = 1 if order == "uncertain" else -1
-    return sorted(case_ids, key=lambda case_id: (sign * (scores[case_id] or 0.0), case_id))

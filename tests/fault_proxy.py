@@ -1,7 +1,11 @@
-"""A small HTTP proxy before a real S3 that counts requests, and fails as an S3 or a network fails."""
+"""A small HTTP proxy before a real server that counts requests, and fails as a server or a network fails.
+
+Before an S3 a key is the object's, before any other server the path without its first part.
+"""
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections import Counter
@@ -16,12 +20,16 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 @dataclass(frozen=True)
 class Fault:
-    """What the proxy does instead of answering: an error, a connection cut within the body, or a pause."""
+    """What the proxy does instead of answering: an error, or a pause; or with the answer: a cut in its body.
+
+    With ``cut_after`` the server has done what it was asked for.
+    """
 
     status: int = 0
     code: str = ""
     cut_after: int | None = None
     pause_s: float = 0
+    retry_after_s: int | None = None
 
 
 @dataclass
@@ -54,8 +62,8 @@ class Proxy:
 
 
 @contextmanager
-def proxy_before(endpoint: str) -> Iterator[Proxy]:
-    """A running proxy before this endpoint."""
+def proxy_before(endpoint: str, *, sub_path: str = "", tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """A running proxy before this endpoint, which answers below a sub-path, and by TLS, where asked to."""
     backend = urlparse(endpoint)
 
     class Handler(BaseHTTPRequestHandler):
@@ -76,14 +84,21 @@ def proxy_before(endpoint: str) -> Iterator[Proxy]:
         def do_DELETE(self) -> None:
             self._answer()
 
+        def do_PATCH(self) -> None:
+            self._answer()
+
         def _answer(self) -> None:
             sent = self._body()
+            self.path = self.path.removeprefix(sub_path)
             key = unquote(urlparse(self.path).path).partition("/")[2].partition("/")[2]
             fault = proxy.fault(key, _kind(self.command, self.path)) or Fault()
             time.sleep(fault.pause_s)
             if fault.status:
                 body = f"<Error><Code>{fault.code}</Code><Message>by the test</Message></Error>".encode()
-                self._send(fault.status, {"Content-Type": "application/xml"}, body)
+                headers = {"Content-Type": "application/xml"}
+                if fault.retry_after_s is not None:
+                    headers["Retry-After"] = str(fault.retry_after_s)
+                self._send(fault.status, headers, body)
                 return
             try:
                 status, headers, body = self._forwarded(sent)
@@ -137,7 +152,10 @@ def proxy_before(endpoint: str) -> Iterator[Proxy]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    proxy = Proxy(f"http://127.0.0.1:{server.server_port}")
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    scheme = "http" if tls is None else "https"
+    proxy = Proxy(f"{scheme}://127.0.0.1:{server.server_port}{sub_path}")
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -80,7 +80,9 @@ project = "Ultrasound {name}"
 max_report_tokens = 160
 
 [push]
-order = "archive"
+shares = {{ random = 1 }}
+control_share = 0
+agreement_share = 0
 
 [finetune]
 epochs = {size.epochs}

@@ -39,6 +39,7 @@ class SeenPrediction(_Answer):
 
     id: int
     model_version: str | None = None
+    score: float | None = None
     result: tuple[dict[str, Any], ...] = ()
 
 
@@ -58,8 +59,13 @@ class SeenAnnotation(_Answer):
 class SeenData(_Answer):
     """A task's data; a task that is not ours has no ``case_id``."""
 
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
     case_id: str | None = None
     images: tuple[str, ...] = ()
+
+    def shown(self) -> dict[str, Any]:
+        """All of it, as it was sent."""
+        return {**self.model_dump(), "images": list(self.images)}
 
 
 class SeenTask(_Answer):
@@ -69,6 +75,7 @@ class SeenTask(_Answer):
     data: SeenData
     updated_at: datetime
     draft_exists: bool = False
+    overlap: int = Field(default=1, description="different people who are to annotate it")
     predictions: tuple[SeenPrediction, ...] = ()
     annotations: tuple[SeenAnnotation, ...] = ()
 

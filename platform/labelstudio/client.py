@@ -22,7 +22,7 @@ from sonoloop.platform.labelstudio.answers import Project, SeenAnnotation, SeenT
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.labelstudio.http import Connection
 from sonoloop.platform.labelstudio.page import CORE_CONTROLS, page_hash
-from sonoloop.platform.labelstudio.predictions import TaskData
+from sonoloop.platform.labelstudio.predictions import Prediction, TaskData
 from sonoloop.platform.labelstudio.regions import Region
 from sonoloop.platform.labelstudio.storage import STORAGE_TITLE, ImageStorage
 
@@ -76,7 +76,13 @@ class LabelStudioDoor:
 
     def __init__(self, config: LabelStudioConfig, key: SecretStr) -> None:
         self.config = config
-        self.connection = Connection(config.url, key, timeout_s=config.timeout_s)
+        self.connection = Connection(
+            config.url,
+            key,
+            timeout_s=config.timeout_s,
+            patience_s=config.patience_s,
+            ca_file=config.ca_file,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -268,6 +274,23 @@ class LabelStudioDoor:
     def update_data(self, task_id: int, data: TaskData) -> None:
         """Replace what a task shows beside the form."""
         self.connection.write("PATCH", f"/api/tasks/{task_id}/", {"data": data})
+
+    def set_readers(self, task_id: int, num_readers: int) -> None:
+        """How many different people are given the task before it counts as done.
+
+        Label Studio's own setting is the project's; of a task it is the field ``overlap``, which its next
+        task and its "done" go by.
+        """
+        self.connection.write("PATCH", f"/api/tasks/{task_id}/", {"overlap": num_readers})
+
+    def update_score(self, prediction_id: int, score: float | None) -> None:
+        """Replace how sure a prediction is."""
+        self.connection.write("PATCH", f"/api/predictions/{prediction_id}/", {"score": score})
+
+    def update_prediction(self, task_id: int, prediction_id: int, prediction: Prediction) -> None:
+        """Replace what a prediction of a task says and how sure it is."""
+        body = {"task": task_id, **prediction}  # a server that checks predictions asks for the task
+        self.connection.write("PATCH", f"/api/predictions/{prediction_id}/", body)
 
     def create_annotation(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -51,6 +52,14 @@ class LabelStudioConfig(BaseModel):
     )
     timeout_s: float = Field(default=60, gt=0, description="longest wait for an answer, seconds")
     import_timeout_s: float = Field(default=120, gt=0, description="as timeout_s, for imports, seconds")
+    patience_s: float = Field(
+        default=120,
+        ge=0,
+        description="seconds that a server which answered before is waited for when it is away or busy",
+    )
+    ca_file: Path | None = Field(
+        default=None, description="certificates of an own authority, PEM; SSL_CERT_FILE does the same"
+    )
     max_attempts: int = Field(
         default=3, ge=1, description="sends of one batch; before each the server is asked what it has"
     )

@@ -60,6 +60,7 @@ def _go_round(s3: S3Stack, labelstudio: LabelStudioStack) -> dict[str, Any]:
         archive=f"s3://{bucket}/archive",
         s3=S3Config(endpoint_url=s3.endpoint),
         labelstudio={"url": labelstudio.url, "project": f"Loop {bucket}"},
+        push={"control_share": 0},
         finetune={"epochs": 2, "learning_rate": 1e-5, "test_share": 0.4},
         gate={"min_cases": 1, "min_gain": -1.0},
     )

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -11,22 +12,31 @@ from pydantic import SecretStr
 
 from sonoloop.platform.errors import ConfigError, ServiceError
 from sonoloop.platform.labelstudio import config as config_module
-from sonoloop.platform.labelstudio.http import Connection, UncertainError
+from sonoloop.platform.labelstudio.http import AwayError, Connection, TooLargeError, UncertainError
 
 LEGACY = SecretStr("0123456789abcdef")
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers by the path: ``/slow`` after a second, ``/<status>`` with that status."""
+    """Answers by the path: ``/slow`` after a second, ``/<status>`` with it, ``/busy`` with 429 twice."""
 
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.seen.append((self.command, self.path))  # type: ignore[attr-defined]
         if "slow" in self.path:
             time.sleep(1)
-        status = int(self.path.rpartition("/")[2].partition("?")[0]) if self.path[-1].isdigit() else 200
+        busy = "busy" in self.path and len(self.server.seen) < 3  # type: ignore[attr-defined]
+        status = (
+            429
+            if busy
+            else int(self.path.rpartition("/")[2].partition("?")[0])
+            if self.path[-1].isdigit()
+            else 200
+        )
         body = b'{"detail": "Jane Doe"}'
         self.send_response(status)
+        if busy:
+            self.send_header("Retry-After", "1")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -37,9 +47,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep the test's output clean."""
 
 
-@pytest.fixture
-def web() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+@contextmanager
+def _serving(port: int = 0) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
     server.seen = []  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -48,9 +58,19 @@ def web() -> Iterator[ThreadingHTTPServer]:
 
 
 @pytest.fixture
+def web() -> Iterator[ThreadingHTTPServer]:
+    with _serving() as server:
+        yield server
+
+
+@pytest.fixture
 def connection(web) -> Iterator[Connection]:
     with Connection(f"http://127.0.0.1:{web.server_port}/", LEGACY, timeout_s=0.3) as opened:
         yield opened
+
+
+def _url(web: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{web.server_port}"
 
 
 def test_a_server_that_does_not_answer_is_named_with_what_to_check() -> None:
@@ -78,6 +98,48 @@ def test_a_read_is_tried_again_and_then_given_up(connection, web) -> None:
     assert len(web.seen) == 3
 
 
+def test_a_call_that_is_put_off_is_made_again_when_the_server_says(web) -> None:
+    begin = time.monotonic()
+    with Connection(_url(web), LEGACY, timeout_s=2, patience_s=10) as connection:
+        connection.write("POST", "/busy", {})
+    assert web.seen == [("POST", "/busy")] * 3
+    assert 2 <= time.monotonic() - begin < 4
+
+
+def test_a_server_that_puts_us_off_for_longer_than_our_patience_is_told(web) -> None:
+    with (
+        Connection(_url(web), LEGACY, timeout_s=2, patience_s=0.5) as connection,
+        pytest.raises(AwayError, match=r"puts off POST /busy \(429\)"),
+    ):
+        connection.write("POST", "/busy", {})
+    assert len(web.seen) == 1
+
+
+def test_a_server_that_answered_before_is_waited_for_when_it_is_away() -> None:
+    with _serving() as before:
+        connection = Connection(_url(before), LEGACY, timeout_s=2, patience_s=20)
+        hasty = Connection(_url(before), LEGACY, timeout_s=2)
+        connection.get("/200")
+        hasty.get("/200")
+    with pytest.raises(AwayError, match="does not answer"):
+        hasty.write("POST", "/200", {})
+    found: list[object] = []
+    writing = threading.Thread(target=lambda: found.append(connection.write("POST", "/200", {})))
+    writing.start()
+    time.sleep(0.7)
+    assert found == []
+    with _serving(before.server_port) as after:
+        writing.join(15)
+        assert after.seen == [("POST", "/200")]  # type: ignore[attr-defined]
+    connection.close()
+    hasty.close()
+
+
+def test_a_body_that_is_too_large_is_told_apart(connection) -> None:
+    with pytest.raises(TooLargeError, match=r"POST /413 too large \(413\)"):
+        connection.write("POST", "/413", {})
+
+
 @pytest.mark.parametrize("status", [400, 404, 500])
 def test_messages_hold_neither_what_was_sent_nor_what_was_answered(connection, status) -> None:
     with pytest.raises(ServiceError, match=str(status)) as caught:
@@ -92,9 +154,8 @@ def test_a_refused_key_says_how_to_make_one(connection) -> None:
 
 
 def test_an_address_that_is_not_label_studio_is_told_apart_from_a_refused_key(web) -> None:
-    url = f"http://127.0.0.1:{web.server_port}"
     with (
-        Connection(url, SecretStr("a.b.c"), timeout_s=2) as connection,
+        Connection(_url(web), SecretStr("a.b.c"), timeout_s=2) as connection,
         pytest.raises(ServiceError, match="where Label Studio would give an access token; check the address"),
     ):
         connection.get("/api/projects/")

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+
+import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -8,7 +13,7 @@ from sonoloop.platform.labelstudio import upload as upload_module
 from sonoloop.platform.labelstudio.client import LabelStudioDoor
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.labelstudio.page import build_page
-from sonoloop.platform.labelstudio.upload import CaseUpload, UploadCounts, upload
+from sonoloop.platform.labelstudio.upload import CaseUpload, TaskWriter, UploadCounts, upload
 
 pytestmark = pytest.mark.labelstudio
 
@@ -72,18 +77,102 @@ def test_imports_that_time_out_are_looked_up_and_nothing_doubles(
     assert state == {case.case_id: ["nano/1@p1", "nano/2@p1"] for case in cases}
 
 
+def _import(door: LabelStudioDoor, project_id: int, case: CaseUpload, *, predictions: int = 1) -> None:
+    body = [{"data": case.data, "predictions": [case.prediction] * predictions}]
+    door.connection.write("POST", f"/api/projects/{project_id}/import", body)
+
+
 def test_doubles_that_got_in_are_removed_but_never_what_was_worked_on(door, project_id, case_upload) -> None:
     case = case_upload("case-1")
-    body = [{"data": case.data, "predictions": [case.prediction, case.prediction]}]
     for _ in range(3):
-        door.connection.write("POST", f"/api/projects/{project_id}/import", body)
+        _import(door, project_id, case)
     second = list(door.all_tasks(project_id))[1]
-    used = second.predictions[1].id
-    door.create_annotation(second.id, [], parent_prediction=used)
+    door.create_annotation(second.id, [], parent_prediction=second.predictions[0].id)
     assert upload(door, project_id, [case]) == UploadCounts(num_unchanged=1)
     (left,) = door.all_tasks(project_id)
     assert left.id == second.id
-    assert [prediction.id for prediction in left.predictions] == [used]
+
+
+def test_a_doubled_prediction_is_removed_and_the_oldest_stays(door, project_id, case_upload) -> None:
+    case = case_upload("case-1")
+    _import(door, project_id, case, predictions=3)
+    (before,) = door.all_tasks(project_id)
+    assert upload(door, project_id, [case]) == UploadCounts(num_unchanged=1)
+    (after,) = door.all_tasks(project_id)
+    assert [p.id for p in after.predictions] == [min(p.id for p in before.predictions)]
+
+
+def test_another_score_and_another_draft_change_the_prediction_that_is_there(
+    door, project_id, case_upload
+) -> None:
+    case = case_upload("case-1")
+    upload(door, project_id, [case])
+    surer = CaseUpload(case.data, {**case.prediction, "score": 0.125})
+    assert upload(door, project_id, [surer]) == UploadCounts(num_updated=1)
+    other = CaseUpload(case.data, {**surer.prediction, "result": case.prediction["result"][1:]})
+    assert upload(door, project_id, [other]) == UploadCounts(num_updated=1)
+    assert upload(door, project_id, [other]) == UploadCounts(num_unchanged=1)
+    (task,) = door.all_tasks(project_id)
+    (prediction,) = task.predictions
+    assert prediction.score == 0.125
+    assert list(prediction.result) == case.prediction["result"][1:]
+
+
+def test_nothing_changes_under_somebody_who_works_on_a_task(door, project_id, case_upload) -> None:
+    cases = [case_upload("case-1"), case_upload("case-2")]
+    upload(door, project_id, cases)
+    answered, begun = door.all_tasks(project_id)
+    door.create_annotation(answered.id, [], parent_prediction=None)
+    door.connection.write("POST", f"/api/tasks/{begun.id}/drafts", {"result": [], "lead_time": 1})
+    newer = [case_upload(case.case_id, version="nano/2") for case in cases]
+    assert upload(door, project_id, newer) == UploadCounts(num_unchanged=2)
+    assert _state(door, project_id) == {"case-1": ["nano/1@p1"], "case-2": ["nano/1@p1"]}
+
+
+@pytest.fixture
+def second_reader(stack_labelstudio) -> Iterator[httpx.Client]:
+    """Another person of the same organisation, logged in as a browser is."""
+    with stack_labelstudio.http() as owner:
+        invitation = owner.get("/api/invite").raise_for_status().json()["invite_url"]
+    email = f"{secrets.token_hex(4)}@example.com"
+    with httpx.Client(base_url=stack_labelstudio.url, timeout=60, trust_env=False) as http:
+        http.get(invitation).raise_for_status()
+        form = {"email": email, "password": secrets.token_hex(12)}
+        http.post(invitation, data={**form, "csrfmiddlewaretoken": http.cookies["csrftoken"]})
+        http.headers["X-CSRFToken"] = http.cookies["csrftoken"]
+        assert http.get("/api/current-user/whoami").raise_for_status().json()["email"] == email
+        yield http
+
+
+def test_a_task_for_two_readers_goes_to_a_second_one_and_another_does_not(
+    door, project_id, case_upload, second_reader
+) -> None:
+    for case, num_readers in ((case_upload("case-1"), 2), (case_upload("case-2"), 1)):
+        upload(door, project_id, [replace(case, num_readers=num_readers)])
+    for task in door.all_tasks(project_id):
+        door.create_annotation(task.id, [], parent_prediction=None)
+    assert _labeled(door, project_id) == {"case-1": False, "case-2": True}
+    offered = second_reader.get(f"/api/projects/{project_id}/next").raise_for_status().json()
+    assert offered["data"]["case_id"] == "case-1"
+    second_reader.post(f"/api/tasks/{offered['id']}/annotations/", json={"result": []}).raise_for_status()
+    assert _labeled(door, project_id) == {"case-1": True, "case-2": True}
+    assert second_reader.get(f"/api/projects/{project_id}/next").status_code == httpx.codes.NOT_FOUND
+
+
+def _labeled(door: LabelStudioDoor, project_id: int) -> dict[str, bool]:
+    tasks = door.connection.get("/api/tasks/", project=project_id, fields="all")["tasks"]
+    return {task["data"]["case_id"]: task["is_labeled"] for task in tasks}
+
+
+def test_a_task_that_is_gone_or_another_cases_by_now_is_left_alone(door, project_id, case_upload) -> None:
+    upload(door, project_id, [case_upload("case-1"), case_upload("case-2")])
+    first, second = door.all_tasks(project_id)
+    door.connection.write("DELETE", f"/api/tasks/{first.id}/")
+    newer = case_upload("case-1", version="nano/2")
+    writer = TaskWriter(door, project_id)
+    assert writer.refresh({first.id: newer}) == {first.id: "gone"}
+    assert writer.refresh({second.id: newer}) == {second.id: "gone"}
+    assert _state(door, project_id) == {"case-2": ["nano/1@p1"]}
 
 
 def test_other_images_of_a_case_replace_those_of_an_unreviewed_task_only(
@@ -94,7 +183,7 @@ def test_other_images_of_a_case_replace_those_of_an_unreviewed_task_only(
     reviewed = next(t for t in door.all_tasks(project_id) if t.data.case_id == "case-2")
     door.create_annotation(reviewed.id, [], parent_prediction=None)
     moved = [CaseUpload({**case.data, "images": ["s3://other/i.png"]}, case.prediction) for case in cases]
-    assert upload(door, project_id, moved) == UploadCounts(num_unchanged=2, num_refreshed=1)
+    assert upload(door, project_id, moved) == UploadCounts(num_updated=1, num_unchanged=1)
     images = {task.data.case_id: task.data.images for task in door.all_tasks(project_id)}
     assert images["case-1"] == ("s3://other/i.png",)
     assert images["case-2"] == tuple(cases[1].data["images"])
