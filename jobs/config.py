@@ -125,6 +125,13 @@ class PushConfig(Section):
     agreement_share: float = Field(
         default=0.05, ge=0, le=1, description="share of the cases that two people read, by lot"
     )
+    mark_below: float = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        description="a drafted value is marked on the page where its probability, calibrated where possible, "
+        "is below this",
+    )
     seed: int = Field(default=0, description="of the lots")
 
     @model_validator(mode="after")

@@ -27,8 +27,8 @@ from sonoloop.platform.duplicates import read_groups
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.labelstudio.answers import Project
 from sonoloop.platform.labelstudio.client import LabelStudioDoor
+from sonoloop.platform.labelstudio.config import configured_page
 from sonoloop.platform.labelstudio.edited import check_page
-from sonoloop.platform.labelstudio.page import build_page
 from sonoloop.platform.labelstudio.predictions import version_name
 from sonoloop.platform.labelstudio.upload import TaskWriter
 from sonoloop.platform.tasks import project_key
@@ -54,6 +54,7 @@ class PushSummary(BaseModel):
     worked_on: int
     removed_by_people: int
     near_duplicates: int
+    other_organs: int
     unfit: int
 
 
@@ -121,7 +122,7 @@ def run_push(
         _claimed(config, workspace, project),
         stage("push") as counts,
     ):
-        check_page(project.title, project.label_config, build_page())
+        check_page(project.title, project.label_config, configured_page(config.labelstudio))
         door.ensure_storage(project.id, image_storage(workspace))
         ledger = _true_ledger(config, workspace, door, project, showing)
         survey = look(drafted, ledger, showing, {} if near_duplicates else read_groups(workspace))
@@ -164,7 +165,7 @@ def run_reconcile(config: Config) -> ReconcileSummary:
 
 def _showing(config: Config, workspace: Store, version: str, gold: tuple[str, ...] = ()) -> Showing:
     calibrator = read_calibrator(workspace, version, config.annotate.prompt_version)
-    return Showing(config.push, calibrator, workspace.uri, frozenset(gold))
+    return Showing(config.push, config.labelstudio, calibrator, workspace.uri, frozenset(gold))
 
 
 def _key(config: Config, project: Project) -> str:
@@ -223,5 +224,6 @@ def _summary(
         worked_on=outcomes["kept"],
         removed_by_people=survey.num_removed + outcomes["gone"],
         near_duplicates=near_duplicates,
+        other_organs=survey.num_other_organs,
         unfit=sender.num_unfit,
     )

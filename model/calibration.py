@@ -94,11 +94,16 @@ def case_confidence(draft: DraftRecord, calibrator: Calibrator | None) -> float 
     expected share of kept values is that whatever the values have to do with each other. A draft without
     values that were a choice has the confidence it was written with.
     """
-    if not draft.value_probabilities:
-        return draft.confidence
-    organ, probabilities = draft.parsed_entities().organ, draft.value_probabilities.values()
-    scaled = [calibrator(organ, p) if calibrator else p for p in probabilities]
-    return sum(scaled) / len(scaled)
+    scaled = scaled_probabilities(draft, calibrator)
+    return sum(scaled.values()) / len(scaled) if scaled else draft.confidence
+
+
+def scaled_probabilities(draft: DraftRecord, calibrator: Calibrator | None) -> dict[str, float]:
+    """Entity field to the probability of the drafted value, 0..1, calibrated where there is a calibrator."""
+    if calibrator is None:
+        return dict(draft.value_probabilities)
+    organ = draft.parsed_entities().organ
+    return {name: calibrator(organ, p) for name, p in draft.value_probabilities.items()}
 
 
 def fit(

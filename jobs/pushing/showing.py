@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from sonoloop.jobs.config import PushConfig
 from sonoloop.jobs.pushing.candidates import lot
 from sonoloop.jobs.pushing.drafted import Drafted
-from sonoloop.model.calibration import Calibrator, case_confidence
-from sonoloop.platform.labelstudio.predictions import TaskData, prediction_of, task_data
+from sonoloop.model.calibration import Calibrator, case_confidence, scaled_probabilities
+from sonoloop.platform.labelstudio.config import LabelStudioConfig, configured_page
+from sonoloop.platform.labelstudio.predictions import TaskData, marks_of, prediction_of, task_data
 from sonoloop.platform.labelstudio.upload import CaseUpload
 from sonoloop.platform.records import content_id
 from sonoloop.platform.tasks import Purpose
@@ -24,15 +25,22 @@ class Showing:
 
     Attributes:
         config: Shares and seed.
+        labelstudio: Of the project and its page.
         calibrator: Of the drafts' confidence; as decoded without one.
         workspace_uri: Where the images lie.
         gold: Cases whose truth is known.
     """
 
     config: PushConfig
+    labelstudio: LabelStudioConfig
     calibrator: Calibrator | None
     workspace_uri: str
     gold: frozenset[str]
+
+    def has_page_for(self, one: Drafted) -> bool:
+        """Whether the page has the fields of the drafted organ."""
+        page = self.labelstudio.page
+        return page == "universal" or page == one.draft.parsed_entities().organ
 
     def purpose(self, case_id: str) -> Purpose:
         """What a case is given out for."""
@@ -56,7 +64,7 @@ class Showing:
     def shown(self, one: Drafted, purpose: Purpose) -> str:
         """Hash of what the task and its prediction hold; needs no text of the report."""
         draft, score = one.draft, self.score(one)
-        parts = [json.dumps(self._data(one), sort_keys=True)]
+        parts = [json.dumps(self._data(one, purpose), sort_keys=True)]
         if purpose != "control":
             written_by = (draft.model_version, draft.prompt_version, draft.run_id, draft.attempts)
             parts += [*map(str, written_by), "" if score is None else f"{score:.6f}"]
@@ -68,12 +76,19 @@ class Showing:
         Raises:
             ValueError: the draft does not fit the page.
         """
-        prediction = None if purpose == "control" else prediction_of(one.draft, score=self.score(one))
-        return CaseUpload(self._data(one), prediction, self.num_readers(one.case.case_id))
+        page = configured_page(self.labelstudio)
+        prediction = (
+            None if purpose == "control" else prediction_of(one.draft, score=self.score(one), page=page)
+        )
+        return CaseUpload(self._data(one, purpose), prediction, self.num_readers(one.case.case_id))
 
     def model_version(self, one: Drafted, purpose: Purpose) -> str | None:
         """Whose prediction the task has then."""
         return None if purpose == "control" else one.draft.model_version
 
-    def _data(self, one: Drafted) -> TaskData:
-        return task_data(one.case, self.workspace_uri)
+    def _data(self, one: Drafted, purpose: Purpose) -> TaskData:
+        marks = {}
+        if purpose != "control":
+            probabilities = scaled_probabilities(one.draft, self.calibrator)
+            marks = marks_of(one.draft, probabilities, below=self.config.mark_below)
+        return task_data(one.case, self.workspace_uri, marks=marks)

@@ -30,6 +30,7 @@ class Survey:
     changed: list[str] = field(default_factory=list)
     num_unchanged: int = 0
     num_removed: int = 0
+    num_other_organs: int = 0
 
 
 def look(drafted: DraftedCases, ledger: Ledger, showing: Showing, groups: dict[str, str]) -> Survey:
@@ -42,11 +43,14 @@ def look(drafted: DraftedCases, ledger: Ledger, showing: Showing, groups: dict[s
         groups: Of near-duplicates, case id to group key.
     """
     table = CandidateTable(showing.config.seed, groups)
-    gold, changed, num_unchanged, num_removed = [], [], 0, 0
+    gold, changed, num_unchanged, num_removed, num_other_organs = [], [], 0, 0, 0
     for some in drafted.without_texts():
         rows = ledger.rows(one.case.case_id for one in some)
         for one in some:
             case_id, row = one.case.case_id, rows.get(one.case.case_id)
+            if not showing.has_page_for(one):
+                num_other_organs += 1
+                continue
             profile = profile_of(one.draft.parsed_entities(), one.case.scanner)
             if row is None:
                 if case_id in showing.gold:
@@ -62,7 +66,9 @@ def look(drafted: DraftedCases, ledger: Ledger, showing: Showing, groups: dict[s
             else:
                 changed.append(case_id)
     taken = _taken_groups(groups, ledger) | {groups[case_id] for case_id in gold if case_id in groups}
-    return Survey(table.done(), table.numbers_of(taken), gold, changed, num_unchanged, num_removed)
+    return Survey(
+        table.done(), table.numbers_of(taken), gold, changed, num_unchanged, num_removed, num_other_organs
+    )
 
 
 def _taken_groups(groups: dict[str, str], ledger: Ledger) -> set[str]:

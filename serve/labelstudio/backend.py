@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from sonoloop.model.calibration import Calibrator, case_confidence
 from sonoloop.model.prompts import draft_recipe
 from sonoloop.platform.errors import StorageError
-from sonoloop.platform.labelstudio.config import api_key
+from sonoloop.platform.labelstudio.config import api_key, configured_page
 from sonoloop.platform.labelstudio.predictions import Prediction, prediction_of, version_name
 from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.watch_hint import write_hint
@@ -68,7 +68,11 @@ class Backend:
         hands = Hands(
             case_of=lambda task: case_of(task.data, self._workspace.uri),
             draft=draft,
-            prediction_of=lambda draft: prediction_of(draft, score=case_confidence(draft, calibrator)),
+            prediction_of=lambda draft: prediction_of(
+                draft,
+                score=case_confidence(draft, calibrator),
+                page=configured_page(settings.labelstudio),
+            ),
             deliver=partial(deliver, settings.labelstudio),
         )
         self._desk = Desk(config, hands, num_replicas=settings.serve.num_replicas)
