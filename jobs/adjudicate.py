@@ -20,7 +20,7 @@ from sonoloop.platform.labelstudio.adjudication import adjudication_title, reade
 from sonoloop.platform.labelstudio.answers import Project
 from sonoloop.platform.labelstudio.client import LabelStudioDoor
 from sonoloop.platform.labelstudio.predictions import TaskData, task_data
-from sonoloop.platform.labelstudio.upload import CaseUpload, UploadCounts, upload
+from sonoloop.platform.labelstudio.upload import CaseUpload, upload
 from sonoloop.platform.records import ReviewRecord
 from sonoloop.platform.tables import disputed_cases, read_cases
 from sonoloop.platform.tasks import TaskRecord, project_key, read_tasks, write_tasks
@@ -64,18 +64,18 @@ def run_adjudicate(config: Config) -> AdjudicateSummary:
     with open_project(config) as (door, project), stage("adjudicate") as counts:
         court = door.ensure_project(adjudication_title(project.title), project.label_config)
         door.ensure_storage(court.id, image_storage(workspace))
-        sent = _send(door, court, shown, answers)
+        num_tasks, num_predictions = _send(door, court, shown, answers)
         # An import makes its version the one that is shown; with none, every reader's answer is.
         door.use_version(court.id, "")
         _note(workspace, door, court.id, list(answers))
-        counts.update(cases=len(answers), tasks=sent.num_new_tasks)
+        counts.update(cases=len(answers), tasks=num_tasks)
     return AdjudicateSummary(
         project=court.title,
         project_url=f"{config.labelstudio.url}/projects/{court.id}/data",
         disputed=len(disputed),
         without_images=len(disputed) - len(shown),
-        new_tasks=sent.num_new_tasks,
-        new_answers=sent.num_new_tasks + sent.num_new_predictions,
+        new_tasks=num_tasks,
+        new_answers=num_tasks + num_predictions,
     )
 
 
@@ -84,17 +84,23 @@ def _send(
     court: Project,
     shown: Mapping[str, TaskData],
     answers: Mapping[str, Sequence[ReviewRecord]],
-) -> UploadCounts:
-    """The first reader's answer makes the task, each further one is a prediction beside it."""
-    counts = UploadCounts()
+) -> tuple[int, int]:
+    """The first reader's answer makes the task, each further one is a prediction beside it.
+
+    Returns:
+        How many tasks are new, and how many predictions are, beside those of the new tasks.
+    """
+    num_tasks = num_predictions = 0
     for place in range(max(map(len, answers.values()), default=0)):
         uploads = [
             CaseUpload(shown[case_id], reader_prediction(rows[place], court.label_config))
             for case_id, rows in answers.items()
             if place < len(rows)
         ]
-        counts += upload(door, court.id, uploads)
-    return counts
+        sent = upload(door, court.id, uploads)
+        num_tasks += sent.num_new_tasks
+        num_predictions += sent.num_new_predictions
+    return num_tasks, num_predictions
 
 
 def _note(workspace: Store, door: LabelStudioDoor, project_id: int, case_ids: Sequence[str]) -> None:
