@@ -95,8 +95,8 @@ class Backend:
         return router
 
     async def health(self) -> Response:
-        """That the door is open, and how many tasks wait or were done since it opened."""
-        counts = {"waiting": self._desk.num_waiting, **self._desk.counts}
+        """That the door is open, how many tasks are on the desk, and what became of those before."""
+        counts = {"on_desk": self._desk.num_tasks, **self._desk.counts}
         return JSONResponse({"status": "UP", "model_version": self.version_name, "tasks": counts})
 
     async def setup(self) -> Response:

@@ -2,7 +2,7 @@
 
 Label Studio stores what an answer holds; what comes later goes through its API. So that a task gets one
 prediction however often it is asked for, a task that is on the desk is not taken again, and stays there for
-a little after an answer, until Label Studio has stored it.
+a little after its draft has left.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from sonoloop.serve.protocol import ApiError
 
 logger = logging.getLogger(__name__)
 
-STORED_AFTER_S = 10.0
-"""Label Studio stores 200 predictions of an answer within 2 s (SQLite, 2 cores)."""
+STORED_AFTER_S = 30.0
+"""How long a task with a draft stays on the desk: until Label Studio has stored the answer, and until a call
+has come for which it looked up the tasks without a draft before that. Both take up to a few seconds (200
+tasks, SQLite, 2 cores under load); with none at all, 3 of 30 tasks were seen to get two."""
 DRAFT_ATTEMPTS = 3
 PAUSE_S = 5.0
 """Before a chunk is given to the model again: a replica that was lost starts anew meanwhile."""
@@ -86,7 +88,7 @@ class Desk:
         self.counts: Counter[str] = Counter()
 
     @property
-    def num_waiting(self) -> int:
+    def num_tasks(self) -> int:
         """Tasks on the desk."""
         return len(self._on_desk)
 
@@ -185,21 +187,23 @@ class Desk:
         self._release(call, [sheet for sheet in sheets if sheet.prediction is None])
 
     async def _deliver(self, project_id: int, drafted: list[tuple[SentTask, Prediction]]) -> None:
+        ids, after_s = [task.id for task, _ in drafted], STORED_AFTER_S
         try:
             async with self._delivery:
                 num_new = await asyncio.to_thread(self._hands.deliver, project_id, drafted)
             self.counts["delivered"] += num_new
         except SonoloopError as err:
+            after_s = 0.0
             self.counts["undelivered"] += len(drafted)
             logger.error("%d drafts did not reach Label Studio: %s; ask for them again", len(drafted), err)
-        finally:
-            self._on_desk.difference_update(task.id for task, _ in drafted)
+        self._take_off(ids, after_s)
 
     def _release(self, call: _Call, sheets: list[Sheet], *, after_s: float = 0.0) -> None:
         """Take the sheets that are done off the desk, where those of the page never were."""
-        if call.request.is_interactive:
-            return
-        ids = [sheet.task.id for sheet in sheets if sheet.status != "waiting"]
+        if not call.request.is_interactive:
+            self._take_off([sheet.task.id for sheet in sheets if sheet.status != "waiting"], after_s)
+
+    def _take_off(self, ids: list[int], after_s: float) -> None:
         asyncio.get_running_loop().call_later(after_s, self._on_desk.difference_update, ids)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

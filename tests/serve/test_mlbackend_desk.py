@@ -119,7 +119,8 @@ def test_what_there_is_time_for_is_answered_and_the_rest_follows_once() -> None:
         await world.settled()
         assert world.stored == Counter(range(40))
         assert world.drafted == [f"c{number}" for number in range(40)]
-        assert world.desk.num_waiting == 0
+        await asyncio.sleep(0.1)
+        assert world.desk.num_tasks == 0
         assert world.desk.counts == Counter(drafted=40, delivered=32)
 
     run(main())
@@ -148,6 +149,17 @@ def test_a_task_can_be_asked_for_again_once_the_answer_was_stored() -> None:
     run(main())
 
 
+def test_a_call_that_was_on_its_way_while_a_draft_was_delivered_does_not_double_it() -> None:
+    async def main() -> None:
+        world = World(chunk_s=0.1, budget_s=0.05)
+        assert await world.ask(1) == ["waiting"]
+        await world.settled()
+        assert world.stored == Counter([1])
+        assert await world.ask(1) == ["asked-before"]
+
+    run(main())
+
+
 def test_a_reader_who_opens_one_task_does_not_wait_for_a_long_selection() -> None:
     async def main() -> None:
         world = World(chunk_s=0.05)
@@ -169,7 +181,8 @@ def test_of_an_asker_who_hung_up_everything_is_delivered() -> None:
         await asyncio.gather(asked, return_exceptions=True)
         await world.settled()
         assert world.stored == Counter(range(12))
-        assert world.desk.num_waiting == 0
+        await asyncio.sleep(0.1)
+        assert world.desk.num_tasks == 0
 
     run(main())
 
@@ -186,7 +199,7 @@ def test_the_page_gets_a_fresh_draft_that_is_never_delivered(monkeypatch: pytest
         assert await world.ask(1, context={"result": []}) == ["drafted"]
         await world.settled()
         assert world.stored == Counter([1])
-        assert world.desk.num_waiting == 1  # the batch's, until it is stored
+        assert world.desk.num_tasks == 1  # the batch's, until it is stored
 
     run(main())
 
@@ -199,7 +212,7 @@ def test_a_case_without_a_draft_says_why_and_may_be_asked_for_again() -> None:
         refused = PredictRequest.model_validate({"project": "7", "tasks": [{"id": 5, "data": {}}]})
         assert [sheet.status for sheet in await world.desk.predict(refused)] == ["not-a-case"]
         await asyncio.sleep(0.1)
-        assert world.desk.num_waiting == 0
+        assert world.desk.num_tasks == 0
 
     run(main())
 
@@ -222,7 +235,7 @@ def test_an_error_that_nobody_thought_of_leaves_no_task_on_the_desk(budget_s: fl
         assert await world.ask(1, 2) == ["failed" if budget_s > 1 else "waiting"] * 2
         await world.settled()
         await asyncio.sleep(0.1)
-        assert world.desk.num_waiting == 0
+        assert world.desk.num_tasks == 0
 
     run(main())
 

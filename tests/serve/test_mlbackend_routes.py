@@ -69,7 +69,7 @@ def test_health_setup_and_versions_answer_with_the_version_and_leave_the_model_a
     ask: Callable[..., httpx.Response], how: dict[str, Any]
 ) -> None:
     health = ask("GET", "/health", **how).json()
-    assert (health["status"], health["model_version"], health["tasks"]) == ("UP", VERSION, {"waiting": 0})
+    assert (health["status"], health["model_version"], health["tasks"]) == ("UP", VERSION, {"on_desk": 0})
     sent = {
         "project": "1.1",
         "schema": "<View/>",
