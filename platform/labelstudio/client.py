@@ -21,7 +21,7 @@ from sonoloop.platform.errors import ServiceError
 from sonoloop.platform.labelstudio.answers import Project, SeenAnnotation, SeenTask, TaskCounts
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.labelstudio.http import Connection
-from sonoloop.platform.labelstudio.page import CORE_CONTROLS, page_hash
+from sonoloop.platform.labelstudio.page import CORE_CONTROLS, choice_controls, number_controls, page_hash
 from sonoloop.platform.labelstudio.predictions import Prediction, TaskData
 from sonoloop.platform.labelstudio.regions import Region
 from sonoloop.platform.labelstudio.storage import STORAGE_TITLE, ImageStorage
@@ -59,6 +59,12 @@ def _same_page(one: str, other: str) -> bool:
         return ET.canonicalize(one, strip_text=True) == ET.canonicalize(other, strip_text=True)
     except ET.ParseError:
         return False
+
+
+def _lost_controls(old: str, new: str) -> list[str]:
+    """Our controls that one labeling configuration has and another lacks."""
+    names = (*choice_controls(), *number_controls())
+    return [name for name in names if f'name="{name}"' in old and f'name="{name}"' not in new]
 
 
 def _filter(name: str, operator: str, value: Any, kind: str) -> dict[str, Any]:
@@ -110,7 +116,7 @@ class LabelStudioDoor:
         A page that somebody customised in Label Studio is left as it is until then.
 
         Raises:
-            ServiceError: a project of this title is somebody else's.
+            ServiceError: a project of this title is somebody else's, or has tasks on a page with more fields.
         """
         found = self.find_project(title)
         if found is None:
@@ -124,8 +130,13 @@ class LabelStudioDoor:
                 f"Label Studio's project {title!r} holds tasks on a page that is not ours; "
                 "choose another title"
             )
+        if found.task_number and (lost := _lost_controls(found.label_config, page)):
+            raise ServiceError(
+                f"Label Studio's project {title!r} holds tasks on a page with {len(lost)} fields that the "
+                f"configured one lacks ({', '.join(lost[:3])}...); choose another title, or that page again"
+            )
         body = {"label_config": page, "description": description}
-        # Label Studio 1.23 also takes a page that lacks fields which annotations use; ours only ever adds.
+        # Label Studio 1.23 itself would also take a page that lacks fields which annotations use.
         answer = self.connection.write("PATCH", f"/api/projects/{found.id}/", body)
         logger.info("the page of project %d was renewed", found.id)
         return _parse(Project, answer, "the project")

@@ -222,7 +222,7 @@ class Connection:
             TooLargeError: the body is; nothing was done.
             UncertainError: no answer, or the server failed on the way.
         """
-        answer = self._send(method, path, params=params, json=body, timeout_s=timeout_s)
+        answer = self._send(method, path, params=params or None, json=body, timeout_s=timeout_s)
         return answer.json() if answer.content else None
 
     def _send(

@@ -198,3 +198,14 @@ def test_a_refused_token_is_told_in_one_message(stack_labelstudio) -> None:
 def test_an_unknown_task_is_told_by_its_address(door) -> None:
     with pytest.raises(ServiceError, match="knows nothing at /api/tasks/999999/annotations/"):
         door.create_annotation(999_999, [], parent_prediction=None)
+
+
+def test_a_page_with_fewer_fields_is_refused_once_there_are_tasks(door: LabelStudioDoor, make_upload) -> None:
+    title = f"narrowed {secrets.token_hex(3)}"
+    project = door.ensure_project(title, build_page())
+    narrow = build_page("thyroid")
+    assert door.ensure_project(title, narrow).label_config != project.label_config  # nobody loses anything
+    door.ensure_project(title, build_page())
+    upload(door, project.id, [make_upload("case-1")])
+    with pytest.raises(ServiceError, match="fields that the configured one lacks"):
+        door.ensure_project(title, narrow)
