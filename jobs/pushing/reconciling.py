@@ -6,6 +6,7 @@
 | tasks of one case, more than one | all but one are removed, never one that was worked on |
 | a row whose task is not on the server | the row says ``removed``: a person deleted it, and it stays away |
 | a row that names another prediction than the newest there | the row names that one; push looks again |
+| a task with two predictions of one version | the same: push removes one |
 
 Tasks without a case id were put there by somebody else: they are counted and left alone.
 """
@@ -54,6 +55,7 @@ class _OnServer:
     has_prediction: bool
     num_readers: int
     is_worked_on: bool
+    has_doubled: bool
 
 
 @dataclass
@@ -142,7 +144,15 @@ def _read(door: LabelStudioDoor, project_id: int, on_progress: Callable[[int], N
 def _short(task: SeenTask) -> _OnServer:
     newest = max(task.predictions, key=lambda prediction: prediction.id, default=None)
     name = None if newest is None or newest.model_version is None else model_version_of(newest.model_version)
-    return _OnServer(task.id, name, newest is not None, task.overlap, is_worked_on(task))
+    versions = [prediction.model_version for prediction in task.predictions]
+    return _OnServer(
+        task_id=task.id,
+        model_version=name,
+        has_prediction=newest is not None,
+        num_readers=task.overlap,
+        is_worked_on=is_worked_on(task),
+        has_doubled=len(set(versions)) < len(versions) and not is_worked_on(task),
+    )
 
 
 def _remove_doubles(door: LabelStudioDoor, project_id: int, server: _Server) -> tuple[int, int]:
@@ -171,7 +181,7 @@ def _mend_rows(writer: TaskWriter, ledger: Ledger, showing: Showing, server: _Se
             elif (row.state, row.task_id) != ("sent", task.task_id):
                 changes = {"state": "sent", "task_id": task.task_id, "model_version": task.model_version}
                 mended.append(row.model_copy(update={**changes, "shown": None}))
-            elif row.model_version != task.model_version:
+            elif row.model_version != task.model_version or task.has_doubled:
                 mended.append(_corrected(row, task))
                 corrected += 1
         ledger.write(mended)

@@ -13,7 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sonoloop.platform.errors import ServiceError
@@ -25,6 +25,11 @@ from sonoloop.platform.labelstudio.predictions import Prediction, TaskData
 logger = logging.getLogger(__name__)
 
 _PAUSE_S = 2.0
+
+APART_BELOW = 5000
+"""Tasks of a project up to which predictions go in a call of their own. Label Studio 1.23 that checks
+predictions reads the page anew for each one that comes with its task: 500 took 2.7 s together, 0.14 s and
+0.9 s apart (2 cores, 10 regions each). Alone they cost 0.3 ms more per task of the project."""
 
 Outcome = Literal["predicted", "updated", "unchanged", "kept", "gone"]
 """Of a task that was there: it got a prediction; its prediction or data changed; nothing did; somebody has
@@ -74,10 +79,11 @@ class TaskWriter:
     Args:
         door: The Label Studio.
         project_id: A project with our page.
+        num_tasks: How many it has; where that is not told, each task is sent with its prediction in one.
     """
 
-    def __init__(self, door: LabelStudioDoor, project_id: int) -> None:
-        self._door = door
+    def __init__(self, door: LabelStudioDoor, project_id: int, num_tasks: int | None = None) -> None:
+        self._door, self._num_tasks = door, num_tasks
         self._path = f"/api/projects/{project_id}/import"
         self._project_id = project_id
         self._limit = door.config.import_batch  # halved for good where the server finds a body too large
@@ -85,7 +91,32 @@ class TaskWriter:
     # --- new tasks ---
 
     def make(self, cases: Sequence[CaseUpload]) -> dict[str, int]:
-        """Make a task for each of these cases, which have none; returns their ids by case."""
+        """Make a task for each of these cases, which have none; returns their ids by case.
+
+        For a moment a task may be there without its prediction: it stands at the end of the labeling stream.
+        """
+        apart = self._num_tasks is not None and self._num_tasks < APART_BELOW
+        placed = self._make_tasks([replace(case, prediction=None) for case in cases] if apart else cases)
+        if apart:
+            self._predict({placed[case.case_id]: case for case in cases if case.prediction})
+        for case in cases:
+            if case.num_readers > 1:
+                self.set_readers(placed[case.case_id], case.num_readers)
+        if self._num_tasks is not None:
+            self._num_tasks += len(cases)
+        return placed
+
+    def _predict(self, cases: dict[int, CaseUpload]) -> None:
+        """Give tasks that were just made their predictions."""
+        try:
+            self._import_predictions(
+                [(task_id, c.prediction) for task_id, c in cases.items() if c.prediction]
+            )
+        except UncertainError as err:
+            self._doubt(err, 1, len(cases))
+            self.refresh(cases)
+
+    def _make_tasks(self, cases: Sequence[CaseUpload]) -> dict[str, int]:
         placed: dict[str, int] = {}
         num_failures = 0
         while missing := [case for case in cases if case.case_id not in placed]:
@@ -99,9 +130,6 @@ class TaskWriter:
                 placed = {case_id: task.id for case_id, task in self.found(cases).items()}
         if num_failures:  # what was sent first may have landed after the look
             placed = {case_id: task.id for case_id, task in self.found(cases).items()}
-        for case in cases:
-            if case.num_readers > 1:
-                self.set_readers(placed[case.case_id], case.num_readers)
         return placed
 
     def _import_tasks(self, cases: Sequence[CaseUpload]) -> dict[str, int]:
@@ -188,7 +216,10 @@ class TaskWriter:
             self._door.update_prediction(task_id, prediction_id, prediction)
         for prediction_id, score in work.scores:
             self._door.update_score(prediction_id, score)
-        todo = work.missing
+        self._import_predictions(work.missing)
+
+    def _import_predictions(self, predictions: Sequence[tuple[int, Prediction]]) -> None:
+        todo = predictions
         while todo:
             batch = [{"task": task_id, **prediction} for task_id, prediction in todo[: self._limit]]
             try:
