@@ -200,8 +200,7 @@ def test_an_unknown_task_is_told_by_its_address(door) -> None:
         door.create_annotation(999_999, [], parent_prediction=None)
 
 
-def test_a_page_with_fewer_fields_is_refused_once_there_are_tasks(door: LabelStudioDoor, make_upload) -> None:
-    title = f"narrowed {secrets.token_hex(3)}"
+def test_a_page_with_fewer_fields_is_refused_once_there_are_tasks(door, title, make_upload) -> None:
     project = door.ensure_project(title, build_page())
     narrow = build_page("thyroid")
     assert door.ensure_project(title, narrow).label_config != project.label_config  # nobody loses anything
