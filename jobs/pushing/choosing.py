@@ -177,8 +177,8 @@ def _field(word: str) -> str:
 def _differing(codes: NDArray[np.int32], one: NDArray[np.int32]) -> Indices:
     """Words that only one of a kind and each of the others has."""
     differ = codes != one
-    found: Indices = (differ & (codes > 0)).sum(axis=1) + (differ & (one > 0)).sum(axis=1)
-    return found
+    num_words: Indices = (differ & (codes > 0)).sum(axis=1) + (differ & (one > 0)).sum(axis=1)
+    return num_words
 
 
 def _distance_to_shown(codes: NDArray[np.int32], occurring: Indices, shown: Indices) -> Indices:
@@ -212,8 +212,8 @@ def _in_turn(
     turn = np.arange(len(order)) - np.repeat(starts, sizes)
     if level is not None:
         turn = turn + level[sorted_classes]
-    found: Indices = order[np.lexsort((rank[sorted_classes], turn))]
-    return found
+    in_turn: Indices = order[np.lexsort((rank[sorted_classes], turn))]
+    return in_turn
 
 
 def _is_free(candidates: Candidates, index: int, groups: set[int] | None) -> bool:
