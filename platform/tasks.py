@@ -100,6 +100,17 @@ def gold_since(workspace: Store) -> dict[tuple[str, str], datetime]:
     return {(row["project"], row["case_id"]): row["written_at_min"] for row in first}
 
 
+def control_cases(workspace: Store) -> frozenset[str]:
+    """Cases that are shown without a draft, in whatever project.
+
+    Raises:
+        StorageError: the workspace cannot be read.
+    """
+    schema = pa.schema([TaskRecord.ARROW.field(name) for name in ("case_id", "purpose")])
+    table = workspace.read_tables(schema, _ROOM)
+    return frozenset(table.filter(pc.equal(table["purpose"], "control"))["case_id"].to_pylist())
+
+
 def newest_tasks(workspace: Store, project: str) -> pa.Table:
     """The newest row of every case of a project as a table, sorted by case id.
 

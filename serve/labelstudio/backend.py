@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -22,17 +23,21 @@ from sonoloop.platform.errors import StorageError
 from sonoloop.platform.labelstudio.config import api_key, configured_page
 from sonoloop.platform.labelstudio.predictions import Prediction, prediction_of, version_name
 from sonoloop.platform.records import DraftRecord
+from sonoloop.platform.tasks import control_cases
 from sonoloop.platform.watch_hint import write_hint
 from sonoloop.platform.workspace import Store, store_of
 from sonoloop.serve.config import DraftsConfig, ServeSettings
-from sonoloop.serve.labelstudio.cases import DraftCase, case_of
+from sonoloop.serve.labelstudio.cases import DraftCase, TaskRefusedError, case_of
 from sonoloop.serve.labelstudio.delivery import deliver
 from sonoloop.serve.labelstudio.desk import Desk, Hands
-from sonoloop.serve.labelstudio.protocol import PredictAnswer, PredictRequest, TaskStatus
+from sonoloop.serve.labelstudio.protocol import PredictAnswer, PredictRequest, SentTask, TaskStatus
+from sonoloop.serve.protocol import ApiError
 
 logger = logging.getLogger(__name__)
 
 HINT_EVERY_S = 10.0
+CONTROLS_EVERY_S = 30.0
+"""How old the list of cases that are read without a draft may be."""
 
 
 class Backend:
@@ -65,8 +70,10 @@ class Backend:
         calibrator = _calibrator(self._workspace, version, prompt_version)
         self._read_body = read_body
         self._hinted_at = -HINT_EVERY_S
+        self._controls: frozenset[str] = frozenset()
+        self._controls_read_at = -CONTROLS_EVERY_S
         hands = Hands(
-            case_of=lambda task: case_of(task.data, self._workspace.uri),
+            case_of=self._case_of,
             draft=draft,
             prediction_of=lambda draft: prediction_of(
                 draft,
@@ -110,6 +117,7 @@ class Backend:
     async def predict(self, request: Request) -> Response:
         """Drafts for the tasks of a call, as many as there is time for."""
         asked = await asyncio.to_thread(PredictRequest.parse, await self._read_body(request))
+        await asyncio.to_thread(self._read_controls)
         sheets = await self._desk.predict(asked)
         blank: Prediction = {"model_version": self.version_name, "score": None, "result": []}
         without: Prediction | list[Prediction] = blank if asked.is_interactive else []
@@ -118,6 +126,27 @@ class Backend:
             statuses=[TaskStatus(task=sheet.task.id, status=sheet.status) for sheet in sheets],
         )
         return Response(answer.model_dump_json(), media_type="application/json")
+
+    def _read_controls(self) -> None:
+        """A draft under a control would spoil what it measures; without the ledger nothing is drafted."""
+        now = time.monotonic()
+        if now - self._controls_read_at < CONTROLS_EVERY_S:
+            return
+        try:
+            self._controls = control_cases(self._workspace)
+        except StorageError as err:
+            raise ApiError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the workspace does not answer; ask again later",
+                code="workspace_unavailable",
+            ) from err
+        self._controls_read_at = now
+
+    def _case_of(self, task: SentTask) -> DraftCase:
+        case = case_of(task.data, self._workspace.uri)
+        if case.case_id in self._controls:
+            raise TaskRefusedError("control")
+        return case
 
     async def webhook(self) -> Response:
         """Note that something happened in the project."""

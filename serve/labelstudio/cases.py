@@ -11,11 +11,15 @@ from sonoloop.platform.errors import Reason
 from sonoloop.platform.lexicon import ORGANS, Organ
 
 Status: TypeAlias = (
-    Reason | Literal["drafted", "waiting", "asked-before", "no-room", "not-a-case", "foreign-image", "failed"]
+    Reason
+    | Literal[
+        "drafted", "waiting", "asked-before", "no-room", "not-a-case", "foreign-image", "control", "failed"
+    ]
 )
 """Of a task: its draft is here; it comes later, through the API; an earlier call asked for it and it is under
-way; too many wait; it is none of ours; an image lies elsewhere than in the workspace; the model was lost, or
-its draft does not fit the page. Otherwise the reason why the case was rejected."""
+way; too many wait; it is none of ours; an image lies elsewhere than in the workspace; it is to be read
+without a draft; the model was lost, or its draft does not fit the page. Otherwise the reason why the case was
+rejected."""
 
 # Whole keys only: an address with "..", a query or a second host has no such form.
 _IMAGE_KEY = re.compile(r"images/[0-9a-f]{2}/[0-9a-f]{64}\.png")

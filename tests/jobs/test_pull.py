@@ -205,7 +205,7 @@ def test_a_server_that_fails_halfway_loses_nothing_and_doubles_nothing(
     for name in "abcdefgh":
         readers.submit(name)
     with proxy_before(config.labelstudio.url) as proxy:
-        address = config.labelstudio.model_copy(update={"url": proxy.endpoint})
+        address = config.labelstudio.model_copy(update={"url": proxy.endpoint, "patience_s": 1})
         through = config.model_copy(update={"labelstudio": address})
         proxy.fails = lambda key, times: Fault(status=503) if key == "tasks/" and times > 1 else None
         with pytest.raises(ServiceError, match="503"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.records import DraftRecord
+from sonoloop.platform.tasks import TaskRecord, write_tasks
 from sonoloop.platform.watch_hint import hinted_at
 from sonoloop.platform.workspace import Store
 from sonoloop.serve.app import Api, key_digest, read_body
@@ -97,6 +99,27 @@ def test_tasks_with_images_elsewhere_are_answered_in_order_and_nothing_is_fetche
     ]
     page = ask("POST", "/predict", json={**body, "params": {"context": {}}}, auth=("a", API_KEY)).json()
     assert page["results"] == [{"model_version": VERSION, "score": None, "result": []}] * 2
+
+
+def test_a_case_that_is_to_be_read_without_a_draft_gets_none(
+    ask: Callable[..., httpx.Response], tmp_path: Path
+) -> None:
+    control = TaskRecord(
+        project="p",
+        case_id="c",
+        task_id=4,
+        purpose="control",
+        strategy="random",
+        num_readers=1,
+        model_version=None,
+        state="sent",
+        written_at=datetime.now(UTC),
+    )
+    write_tasks(Store(str(tmp_path)), [control])
+    data = {"case_id": "c", "images": [f"{tmp_path}/images/ab/{'a' * 64}.png"]}
+    body = {"project": "1.1", "tasks": [{"id": 4, "data": data}], "label_config": "", "params": {}}
+    answer = ask("POST", "/predict", json=body, auth=("a", API_KEY)).json()
+    assert (answer["results"], answer["statuses"]) == ([[]], [{"task": 4, "status": "control"}])
 
 
 def test_a_body_that_is_too_large_or_no_request_is_refused(ask: Callable[..., httpx.Response]) -> None:

@@ -200,11 +200,11 @@ def test_an_unknown_task_is_told_by_its_address(door) -> None:
         door.create_annotation(999_999, [], parent_prediction=None)
 
 
-def test_a_page_with_fewer_fields_is_refused_once_there_are_tasks(door, title, make_upload) -> None:
+def test_a_page_with_fewer_fields_is_refused_once_there_are_tasks(door, title, case_upload) -> None:
     project = door.ensure_project(title, build_page())
     narrow = build_page("thyroid")
     assert door.ensure_project(title, narrow).label_config != project.label_config  # nobody loses anything
     door.ensure_project(title, build_page())
-    upload(door, project.id, [make_upload("case-1")])
+    upload(door, project.id, [case_upload("case-1")])
     with pytest.raises(ServiceError, match="fields that the configured one lacks"):
         door.ensure_project(title, narrow)
