@@ -17,6 +17,7 @@ NAMES = (
     "deidentifying",
     "scaling",
     "pushing",
+    "pulling",
 )
 
 if __name__ == "__main__":

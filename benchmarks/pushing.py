@@ -38,6 +38,7 @@ from sonoloop.model.calibration import Calibrator
 from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.model.scaling import Scaling
 from sonoloop.platform import registry
+from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.labelstudio.page import build_page
 from sonoloop.platform.labelstudio.predictions import prediction_of, task_data
 from sonoloop.platform.lexicon import (
@@ -240,7 +241,7 @@ def memory_of(num_cases: int, folder: str) -> None:
     before = _peak_mib()
     begin = time.perf_counter()
     cases = DraftedCases(workspace, MODEL, PROMPT_VERSION)
-    showing = Showing(PushConfig(), None, workspace.uri, frozenset())
+    showing = Showing(PushConfig(), LabelStudioConfig(), None, workspace.uri, frozenset())
     ledger = Ledger.read(workspace, project_key("http://nowhere", 1))
     survey = look(cases, ledger, showing, {})
     chosen = choose(survey.candidates, showing.config.shares, BUDGET, survey.taken_groups)
