@@ -13,12 +13,12 @@ from sonoloop.jobs.annotating.guard import Guarded
 from sonoloop.jobs.annotating.patience import Patience
 from sonoloop.jobs.annotating.units import UnitCase
 from sonoloop.jobs.annotating.watch import Reporter
+from sonoloop.model.draft_rows import draft_columns
 from sonoloop.model.engine import Draft
 from sonoloop.model.open_engine import open_engine
 from sonoloop.model.prepared import PreparedCase
 from sonoloop.platform import registry
 from sonoloop.platform.errors import RejectedError
-from sonoloop.platform.lexicon import entities_json
 from sonoloop.platform.records import DraftRecord
 
 
@@ -51,43 +51,18 @@ class Drafter:
     ) -> list[DraftRecord]:
         prepared = [case for _, case in pairs if isinstance(case, PreparedCase)]
         results = iter(self._guarded.do(unit, prepared, self._engine.draft))
-        records = []
-        for case, outcome in pairs:
-            if isinstance(outcome, RejectedError):
-                records.append(self._rejection(unit, case, outcome, "prepare"))
-                continue
-            result = next(results)
-            if isinstance(result, RejectedError):
-                records.append(self._rejection(unit, case, result, "draft"))
-            else:
-                records.append(self._draft(unit, case, result))
-        return records
+        return [
+            self._record(unit, case, outcome, "prepare")
+            if isinstance(outcome, RejectedError)
+            else self._record(unit, case, next(results), "draft")
+            for case, outcome in pairs
+        ]
 
-    def _rejection(self, unit: int, case: UnitCase, error: RejectedError, stage: str) -> DraftRecord:
-        return DraftRecord(
-            status="rejected",
-            stage=stage,
-            reason=error.reason,
-            detail=error.detail,
-            retryable=error.retryable,
-            **self._stamp(unit, case, tries=error.tries),
-        )
+    def _record(self, unit: int, case: UnitCase, outcome: Draft | RejectedError, stage: str) -> DraftRecord:
+        tries = outcome.tries if isinstance(outcome, RejectedError) else 1
+        return DraftRecord(**draft_columns(outcome, stage=stage), **self._stamp(unit, case, tries=tries))
 
-    def _draft(self, unit: int, case: UnitCase, result: Draft) -> DraftRecord:
-        return DraftRecord(
-            status="draft",
-            findings=result.findings,
-            impression=result.impression,
-            entities=entities_json(result.entities),
-            boxes=tuple(result.boxes),
-            confidence=result.confidence,
-            value_probabilities=dict(result.value_probabilities),
-            report_score=result.report_score,
-            num_tokens=result.num_tokens,
-            **self._stamp(unit, case),
-        )
-
-    def _stamp(self, unit: int, case: UnitCase, *, tries: int = 1) -> dict[str, Any]:
+    def _stamp(self, unit: int, case: UnitCase, *, tries: int) -> dict[str, Any]:
         return {
             "case_id": case.case_id,
             "run_id": self._run.run_id,

@@ -6,16 +6,15 @@ import logging
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from sonoloop.model.chosen import choose_images
+from sonoloop.model.draft_rows import draft_columns
 from sonoloop.model.engine import Draft
 from sonoloop.model.frames import Rgb, decode_frame
 from sonoloop.model.open_engine import LoadedEngine
 from sonoloop.model.prepared import CaseInput, PreparedCase, prepare
 from sonoloop.model.prompts import draft_recipe
 from sonoloop.platform.errors import Reason, RejectedError, StorageError
-from sonoloop.platform.lexicon import entities_json
 from sonoloop.platform.records import DraftRecord, content_id
 from sonoloop.platform.workspace import Store
 from sonoloop.serve.labelstudio.cases import DraftCase
@@ -82,31 +81,11 @@ def _read(workspace: Store, key: str) -> bytes:
 def _record(
     engine: LoadedEngine, version: str, case: DraftCase, outcome: Draft | RejectedError
 ) -> DraftRecord:
-    stamp: dict[str, Any] = {
-        "case_id": case.case_id,
-        "run_id": RUN_ID,
-        "model_version": version,
-        "prompt_version": draft_recipe(engine.config.language).id,
-        "config_hash": content_id(engine.config.model_dump_json(), length=12),
-    }
-    if isinstance(outcome, RejectedError):
-        return DraftRecord(
-            status="rejected",
-            stage=RUN_ID,
-            reason=outcome.reason,
-            detail=outcome.detail,
-            retryable=outcome.retryable,
-            **stamp,
-        )
     return DraftRecord(
-        status="draft",
-        findings=outcome.findings,
-        impression=outcome.impression,
-        entities=entities_json(outcome.entities),
-        boxes=tuple(outcome.boxes),
-        confidence=outcome.confidence,
-        value_probabilities=dict(outcome.value_probabilities),
-        report_score=outcome.report_score,
-        num_tokens=outcome.num_tokens,
-        **stamp,
+        case_id=case.case_id,
+        run_id=RUN_ID,
+        model_version=version,
+        prompt_version=draft_recipe(engine.config.language).id,
+        config_hash=content_id(engine.config.model_dump_json(), length=12),
+        **draft_columns(outcome, stage=RUN_ID),
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import S3Stack
 
-from sonoloop.jobs.annotating import claims
+from sonoloop.jobs import claims
 from sonoloop.jobs.claims import Claim, HeldError, Holder, is_held, read_holder
 from sonoloop.platform.errors import ConflictError, StorageError
 from sonoloop.platform.workspace import S3Config, Store
