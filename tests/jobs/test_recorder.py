@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ import httpx
 import pytest
 import ray
 from PIL import Image
+from ray.exceptions import RayActorError
 from rich.console import Console
 
 from sonoloop.jobs import progress
@@ -175,6 +177,9 @@ def test_a_run_whose_watch_is_dead_has_no_figures_but_no_error_either(ray_cluste
     watch = Watch.remote("r", Config(workspace="w", archive="a").annotate, 1)  # type: ignore[attr-defined]
     assert ray.get(watch.read.remote()).done == 0
     ray.kill(watch)
+    with suppress(RayActorError):  # it may answer a little longer
+        while True:
+            ray.get(watch.read.remote())
     assert asked(watch.read) is None
     watch.ready.remote("a")
 

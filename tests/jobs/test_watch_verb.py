@@ -301,6 +301,7 @@ def reviewed(stack_s3: S3Stack, stack_labelstudio: LabelStudioStack, ray_cluster
             s3=S3Config(endpoint_url=stack_s3.endpoint),
             labelstudio={"url": stack_labelstudio.url, "project": f"Watch {bucket}"},
             finetune={"num_workers": 1, "epochs": 1, "test_share": 0.5},
+            push={"control_share": 0, "agreement_share": 0},
             watch={"min_reviews": 6, "min_organs": 2},
         )
         groups = tuple(PhantomGroup(organ=organ, scanner="B", count=6) for organ in ("liver", "kidney"))
