@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 FinishReason = Literal["stop", "length"]
 
@@ -120,6 +121,12 @@ class StreamOptions(_Given):
     include_usage: bool = False
 
 
+def first_fault(err: ValidationError) -> tuple[str | None, ErrorDetails]:
+    """The place of the first field that is wrong, if it has one, and what is wrong; without its value."""
+    first = err.errors(include_input=False, include_url=False, include_context=False)[0]
+    return ".".join(str(part) for part in first["loc"]) or None, first
+
+
 class ChatRequest(_Given):
     """Body of ``POST /v1/chat/completions``."""
 
@@ -147,8 +154,7 @@ class ChatRequest(_Given):
         try:
             return cls.model_validate_json(body)
         except ValidationError as err:
-            first = err.errors(include_input=False, include_url=False, include_context=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or None
+            place, first = first_fault(err)
             if first["type"] == "extra_forbidden":
                 raise bad_request(
                     f"{place} is not supported here; leave it out", code="unsupported_parameter", param=place

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from sonoloop.platform.lexicon import ORGANS, Organ
+from sonoloop.platform.lexicon.words_zh import ORGAN_WORDS_ZH
 
 Task: TypeAlias = Literal["report", "findings", "impression", "diagnosis", "vqa", "entities", "caption"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -24,17 +25,6 @@ SYSTEM_PROMPTS: dict[Language, str] = {
     "en": "You draft ultrasound reports that a physician will review.",
     "zh": "你负责起草超声检查报告，报告随后由医师审核。",
 }
-ORGAN_WORDS_ZH: dict[Organ, str] = {
-    "breast": "乳腺",
-    "thyroid": "甲状腺",
-    "liver": "肝脏",
-    "kidney": "肾脏",
-    "ovary": "卵巢",
-    "heart": "心脏",
-    "vessel": "血管",
-}
-"""Chinese names. An organ that is not here yet is named in English; a test asks for its word."""
-
 _ORGAN_SENTENCES: dict[Language, str] = {"en": " Organ: {organ}.", "zh": "器官：{organ}。"}
 _QUESTIONS: dict[Language, str] = {"en": "\nQuestion: {question}", "zh": "\n问题：{question}"}
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from sonoloop.platform.lexicon import NOT_ASSESSED, Organ
+from sonoloop.platform.lexicon.words_zh import ORGAN_WORDS_ZH
 
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
@@ -147,15 +148,7 @@ _CHAMBER_ZH = {
 _ENLARGED_ZH = {"enlarged": "增大"}
 _REGURGITATION_ZH = {"none or trace": "无或微量"}
 WORDS_ZH: dict[str, dict[str, str]] = {
-    "organ": {
-        "breast": "乳腺",
-        "thyroid": "甲状腺",
-        "liver": "肝脏",
-        "kidney": "肾脏",
-        "ovary": "卵巢",
-        "heart": "心脏",
-        "vessel": "血管",
-    },
+    "organ": {str(organ): name for organ, name in ORGAN_WORDS_ZH.items()},
     "breast_shape": {"oval": "椭圆形", "round": "圆形", "irregular": "不规则形"},
     "orientation": {"parallel": "平行", "not parallel": "不平行"},
     "breast_margin": {

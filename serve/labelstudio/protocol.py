@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sonoloop.serve.labelstudio.cases import Status
-from sonoloop.serve.protocol import bad_request
+from sonoloop.serve.protocol import bad_request, first_fault
 
 
 class _Sent(BaseModel):
@@ -57,9 +57,8 @@ class PredictRequest(_Sent):
         try:
             return cls.model_validate_json(body)
         except ValidationError as err:
-            first = err.errors(include_input=False, include_url=False, include_context=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "body"
-            raise bad_request(f"{place}: {first['type']}", param=place) from None
+            place, first = first_fault(err)
+            raise bad_request(f"{place or 'body'}: {first['type']}", param=place or "body") from None
 
     @property
     def project_id(self) -> int:

@@ -4,7 +4,6 @@ import pytest
 
 from sonoloop.model.prompts.texts import (
     LANGUAGES,
-    ORGAN_WORDS_ZH,
     PROMPT_VERSION,
     PROMPTS,
     TASKS,
@@ -13,6 +12,7 @@ from sonoloop.model.prompts.texts import (
     organ_sentence,
 )
 from sonoloop.platform.lexicon import ORGANS, Organ
+from sonoloop.platform.lexicon.words_zh import ORGAN_WORDS_ZH
 
 # What each version says. A text that no longer matches is a new version: count it up in `texts.py`, add its
 # line here, and leave the old line where it is. Drafts are keyed by these ids.

@@ -8,7 +8,6 @@ from typing import get_args
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
-from sonoloop.model.prompts.texts import ORGAN_WORDS_ZH
 from sonoloop.platform.labelstudio.config import LabelStudioConfig, configured_page
 from sonoloop.platform.labelstudio.page import (
     build_page,
@@ -34,6 +33,7 @@ from sonoloop.platform.lexicon import (
     ordered_fields,
     qualifiers,
 )
+from sonoloop.platform.lexicon.words_zh import ORGAN_WORDS_ZH
 from sonoloop.platform.records import Escape
 
 PAGES = (None, *ORGANS)
