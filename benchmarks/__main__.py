@@ -13,11 +13,14 @@ NAMES = (
     "decoding",
     "generation",
     "structured",
+    "answering",
     "drafting",
     "deidentifying",
     "scaling",
     "pushing",
     "pulling",
+    "training",
+    "serving",
 )
 
 if __name__ == "__main__":

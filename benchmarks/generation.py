@@ -42,6 +42,7 @@ from sonoloop.model.checkpoint import save_model
 from sonoloop.model.configuration import EchoVLMConfig
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.generation import Backend, Prompt, Request
+from sonoloop.model.live import LiveBatch
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
 from sonoloop.model.packed import can_pack, pack_for_inference
 from sonoloop.model.patches import Patches
@@ -135,11 +136,11 @@ def run_ours(runner: ModelRunner, requests: Sequence[Request], batch: int) -> Me
         parts["vision"] += _now() - begin
         return result
 
-    def timed_step(embeddings: Tensor, positions: Tensor, plan: object, last: Tensor) -> Tensor:
+    def timed_step(embeddings: Tensor, positions: Tensor, plan: object, *rest: object) -> Tensor:
         nonlocal num_decode_steps
         num_decode_steps += not plan.runs  # type: ignore[attr-defined]
         begin = _now()
-        result = step(embeddings, positions, plan, last)  # type: ignore[arg-type]
+        result = step(embeddings, positions, plan, *rest)  # type: ignore[arg-type]
         parts["prefill" if plan.runs else "decode"] += _now() - begin  # type: ignore[attr-defined]
         return result
 
@@ -166,9 +167,9 @@ def run_vllm(backend: Backend, requests: Sequence[Request]) -> Measured:
 
 def _answers(scheduler: Scheduler, requests: Sequence[Request]) -> list[list[int]]:
     found: dict[int, list[int]] = {}
-    for index, _, answers in scheduler.run(requests):
-        if answers is not None:
-            found[index] = list(answers[0].token_ids)
+    for index, _, outcome in LiveBatch(scheduler).run(requests, streamed=False):
+        assert isinstance(outcome, list), "our scheduler failed on a request"
+        found[index] = list(outcome[0].token_ids)
     return [found[index] for index in range(len(requests))]
 
 

@@ -3,7 +3,7 @@
 1. ``sonoloop push`` of drafted cases (chosen, checked, sent, confirmed, put in the ledger) beside Label
    Studio's own client, ``import_tasks`` of the same tasks in calls of the same size, which checks nothing and
    remembers nothing. Both into fresh projects of one server, in turns.
-2. The next push, which finds nothing changed; one after a new calibrator; and ``--reconcile``.
+2. The next push, which finds nothing changed; ``--reconcile``; and changes that go task by task.
 3. Predictions checked per second against the page, beside ``LabelInterface.validate_prediction``.
 4. Peak memory of what push holds while it looks at all drafts and chooses, simulated.
 """
@@ -34,13 +34,12 @@ from sonoloop.jobs.pushing.drafted import DraftedCases
 from sonoloop.jobs.pushing.ledger import Ledger
 from sonoloop.jobs.pushing.showing import Showing
 from sonoloop.jobs.pushing.survey import look
-from sonoloop.model.calibration import Calibrator
 from sonoloop.model.prompts import PROMPT_VERSION
-from sonoloop.model.scaling import Scaling
 from sonoloop.platform import registry
 from sonoloop.platform.labelstudio.config import LabelStudioConfig
 from sonoloop.platform.labelstudio.page import build_page
 from sonoloop.platform.labelstudio.predictions import prediction_of, task_data
+from sonoloop.platform.labelstudio.upload import CaseUpload, TaskWriter
 from sonoloop.platform.lexicon import (
     BY_ORGAN,
     ORGANS,
@@ -128,12 +127,13 @@ def fill(workspace: Store, num_cases: int) -> None:
 
 
 @contextmanager
-def local_stack() -> Iterator[str]:
-    """A fresh S3 and Label Studio, stopped at the end; gives the address of Label Studio."""
+def local_stack(database: str | None = None) -> Iterator[str]:
+    """A fresh S3 and Label Studio on this database, stopped at the end; gives the address of Label Studio."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            start(StackConfig(folder=folder, components=(Component.S3, Component.LABELSTUDIO)))
+            parts = (Component.S3, Component.LABELSTUDIO)
+            start(StackConfig(folder=folder, components=parts, labelstudio={"database": database}))
             os.environ.update(environment(folder))
             url = info(folder).labelstudio_url
             assert url is not None
@@ -194,18 +194,12 @@ def again(config: Config, num_cases: int) -> None:
     print(f"nothing changed: {num_cases / _seconds(lambda: run_push(config)):.0f} cases/s")
     print(f"--reconcile: {num_cases / _seconds(lambda: run_reconcile(config)):.0f} tasks/s")
     with open_project(config) as (door, project):
-        some = [task.id for task in door.all_tasks(project.id)][:100]
-        print(f"two readers: {100 / _seconds(lambda: [door.set_readers(i, 2) for i in some]):.0f} tasks/s")
-    scaled = Calibrator(
-        model_version=MODEL,
-        prompt_version=PROMPT_VERSION,
-        snapshot="s",
-        pooled=Scaling(temperature=2.0, bias=0.0),
-        organs={},
-    )
-    place = ("models", MODEL, "calibration.json")
-    config.open_workspace().write_bytes(scaled.model_dump_json().encode(), *place)
-    print(f"new calibrator: {num_cases / _seconds(lambda: run_push(config)):.0f} predictions/s")
+        some = list(door.all_tasks(project.id))[:200]
+        readers_s = _seconds(lambda: [door.set_readers(task.id, 2) for task in some[:50]])
+        moved = {task.id: CaseUpload({**task.data.shown(), "scanner": "another"}) for task in some}
+        moved_s = _seconds(lambda: TaskWriter(door, project.id).refresh(moved))
+    print(f"two readers, one by one: {50 / readers_s:.0f} tasks/s")
+    print(f"tasks whose marks or scanner changed: {len(moved) / moved_s:.0f} tasks/s")
 
 
 def checking(num_drafts: int = 2000) -> None:
@@ -266,8 +260,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks pushing")
     parser.add_argument("--repeats", type=int, default=3, help="of the import, each side in turn")
     parser.add_argument("--cases", type=int, default=3000, help="tasks of each import")
+    parser.add_argument("--database", help="of Label Studio, as `sonoloop up` takes it; SQLite when absent")
     chosen = parser.parse_args(arguments)
     checking()
-    with local_stack() as url:
+    with local_stack(chosen.database) as url:
         rates(url, chosen.cases, chosen.repeats)
     memory()

@@ -25,9 +25,10 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.workload import build_model, draw_requests
 from sonoloop.model.generation import Request, Turn
+from sonoloop.model.live import LiveBatch
 from sonoloop.model.runner import ModelRunner
 from sonoloop.model.scheduler import Limits, Scheduler
-from sonoloop.model.structured import EntitiesGrammar, RowConstraint, RowSpec
+from sonoloop.model.structured import Grammars, RowConstraint, RowSpec
 from sonoloop.platform.lexicon import ORGANS, parse_generated
 
 WIDTH = 151_936
@@ -57,7 +58,7 @@ def specs(num: int) -> list[RowSpec]:
 
 def llguidance_walks(tokenizer: PreTrainedTokenizerFast, rows: Sequence[RowSpec]) -> tuple[float, int]:
     """Our constraint: milliseconds per step of all rows, and how many answers are valid."""
-    grammar = EntitiesGrammar(tokenizer, vocab_size=WIDTH, end_id=tokenizer.convert_tokens_to_ids(END))
+    grammar = Grammars(tokenizer, vocab_size=WIDTH, end_id=tokenizer.convert_tokens_to_ids(END))
     for row in rows:
         grammar.matcher(row)  # compiled once per kind of row, then kept
     constraints = [RowConstraint(grammar, row) for row in rows]
@@ -124,7 +125,7 @@ def engine_overhead(tokenizer: PreTrainedTokenizerFast) -> dict[str, tuple[float
     model = build_model("0.25b", torch.float32, "cpu", vocab=WIDTH)
     runner = ModelRunner(model)
     end_id = tokenizer.convert_tokens_to_ids(END)
-    grammar = EntitiesGrammar(tokenizer, vocab_size=WIDTH, end_id=end_id)
+    grammar = Grammars(tokenizer, vocab_size=WIDTH, end_id=end_id)
     prompts = [request.prompt for request in draw_requests(NUM_ROWS, 56, WIDTH, seed=0)]
     rows = specs(NUM_ROWS)
     for row in rows:
@@ -161,7 +162,7 @@ def _inside_and_outside(
     runner.step, runner.embed_prompt = timed(step), timed(embed)  # type: ignore[method-assign,assignment]
     begin = time.perf_counter()
     with torch.inference_mode():
-        for _ in scheduler.run(requests):
+        for _ in LiveBatch(scheduler).run(requests, streamed=False):
             pass
     whole = time.perf_counter() - begin
     runner.step, runner.embed_prompt = step, embed  # type: ignore[method-assign]

@@ -22,7 +22,7 @@ from sonoloop.platform.labelstudio.client import LabelStudioDoor
 from sonoloop.platform.labelstudio.predictions import TaskData, task_data
 from sonoloop.platform.labelstudio.upload import CaseUpload, upload
 from sonoloop.platform.records import ReviewRecord
-from sonoloop.platform.tables import disputed_cases, read_cases
+from sonoloop.platform.tables import disputed_cases, read_cases_of
 from sonoloop.platform.tasks import TaskRecord, project_key, read_tasks, write_tasks
 from sonoloop.platform.workspace import Store
 
@@ -55,11 +55,8 @@ def run_adjudicate(config: Config) -> AdjudicateSummary:
     disputed = disputed_cases(workspace)
     if not disputed:
         raise NothingToDoError("no case is disputed: readers agree, or no case was read by two of them")
-    shown = {
-        case.case_id: task_data(case, workspace.uri)
-        for case in read_cases(workspace)
-        if case.case_id in disputed
-    }
+    cases = read_cases_of(workspace, disputed)
+    shown = {case_id: task_data(case, workspace.uri) for case_id, case in cases.items()}
     answers = {case_id: disputed[case_id] for case_id in sorted(shown)}
     with open_project(config) as (door, project), stage("adjudicate") as counts:
         court = door.ensure_project(adjudication_title(project.title), project.label_config)

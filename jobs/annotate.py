@@ -18,9 +18,11 @@ from sonoloop.jobs.annotating.pipeline import Stages, write_drafts
 from sonoloop.jobs.annotating.plan import Job, begin, open_job
 from sonoloop.jobs.annotating.recorder import recorded
 from sonoloop.jobs.annotating.selection import EVERYTHING, Selection, read_case_list
+from sonoloop.jobs.batch import run_batch
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.runs import Run, ray_session, stage
+from sonoloop.platform.errors import ConfigError
 
 
 class AnnotateSummary(BaseModel):
@@ -61,6 +63,11 @@ def annotate(
         bool, typer.Option("--retry-rejected", help="Instead of new cases, those rejected before.")
     ] = False,
     reason: Annotated[list[str] | None, typer.Option(help="Of those, only with this reason.")] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(help="Instead of cases, the requests of an OpenAI batch file: a path or s3:// URI."),
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Of a batch: where its answers go, likewise.")] = None,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -77,7 +84,11 @@ def annotate(
         retry_rejected=retry_rejected,
         reasons=reason or (),
     )
-    if dry:
+    if batch is not None or output is not None:
+        if batch is None or output is None or dry or selection != EVERYTHING:
+            raise ConfigError("--batch and --output go together, with --model and no choice of cases")
+        show(run_batch(settings, batch, output, model=model), title="annotate: batch", as_json=json)
+    elif dry:
         show(dry_run(open_job(settings, selection, model)), title="annotate: dry run", as_json=json)
     else:
         show(run_annotate(settings, selection, model=model), title="annotate", as_json=json)

@@ -5,7 +5,6 @@ Entry points keep the rooms apart (``serve`` is not imported by ``jobs``) and lo
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -14,13 +13,16 @@ from importlib.metadata import entry_points
 import click
 import typer
 
+from sonoloop.platform import logs
 from sonoloop.platform.cluster import choose_authentication
 from sonoloop.platform.errors import ConfigError, SonoloopError
 
 GROUP = "sonoloop.commands"
 VERBS = {
+    "doctor": "What is missing or broken, and what to do.",
     "init": "Make a workspace ready for its first run.",
     "index": "Archive to cases with de-identified key frames.",
+    "import": "Conversations that people have, to be learned from.",
     "annotate": "Cases to drafts: report, entities, boxes.",
     "push": "Drafts to Label Studio, one task per case.",
     "pull": "Corrections back as reviews.",
@@ -29,11 +31,15 @@ VERBS = {
     "finetune": "Reviews to a challenger.",
     "evaluate": "Champion and challenger on held-out cases.",
     "promote": "Let the winner draft, or roll back.",
+    "lineage": "Where a model, a case or a task came from, and what came of it.",
+    "retire": "Give up the weights of old versions, keep their history.",
+    "drift": "What moved since the months before: pictures, confidence, corrections.",
     "export": "Cleaned DICOM, or results as SR, FHIR, COCO, JSON lines.",
     "quarantine": "What may show patient data: list, show, release, keep.",
     "status": "What the workspace holds.",
-    "report": "How readers agree, and what drafts are worth to them.",
+    "report": "The loop's story on one page: funnel, models, readers, cost.",
     "serve": "Answer questions with the champion.",
+    "keys": "Who may ask: add, list, revoke API keys.",
     "demo": "The whole loop on this machine, on phantoms.",
     "up": "Start the local stack: S3, Label Studio, Ray.",
     "down": "Stop the local stack.",
@@ -82,17 +88,10 @@ def _load(verb: str) -> Callable[..., None]:
     return function
 
 
-def _log() -> None:
-    level = os.environ.get("SONOLOOP_LOG_LEVEL", "WARNING").upper()
-    if level not in logging.getLevelNamesMapping():
-        raise ConfigError(f"SONOLOOP_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, got {level!r}")
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-
 def main() -> None:
     """Entry point of the console script. Exit codes are those of `sonoloop.platform.errors`."""
     try:
-        _log()
+        logs.set_up()
         choose_authentication()  # before any verb loads Ray
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ lines name nothing to act on
         app().main(standalone_mode=False)

@@ -6,8 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sonoloop.jobs.drifting.config import DriftConfig
+from sonoloop.jobs.finetuning.config import FinetuneConfig
+from sonoloop.jobs.freezing.config import SnapshotConfig
+from sonoloop.jobs.gating.config import GateConfig
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.prompts import draft_recipe
+from sonoloop.platform import logs
 from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.cluster import RayConfig
 from sonoloop.platform.export.config import ExportConfig
@@ -48,6 +53,11 @@ class AnnotateConfig(Section):
     cpus_per_preparer: float = Field(default=0.5, gt=0, description="logical CPUs held by one of them")
     preparer_resources: dict[str, float] = Field(
         default={}, description="custom Ray resources held by one of them"
+    )
+    nodes_to_come: tuple[dict[str, float], ...] = Field(
+        default=(),
+        description="Ray resources of each kind of node that the cluster adds when wanted, for training "
+        "too; without them a run must fit the nodes that are there",
     )
     waiting_mib: int | None = Field(
         default=None,
@@ -150,32 +160,12 @@ class PushConfig(Section):
         return chosen_by == {"uncertain"} and not self.control_share
 
 
-class FinetuneConfig(Section):
-    """Training of a challenger from the reviews."""
+class EvaluateConfig(Section):
+    """Benchmarks."""
 
-    num_workers: int = Field(default=2, ge=1, description="Ray Train workers")
-    cpus_per_worker: float = Field(default=1, gt=0, description="logical CPUs held by a worker")
-    use_gpu: bool = Field(default=False, description="one GPU per worker")
-    zero_stage: int = Field(default=1, ge=0, le=3, description="DeepSpeed ZeRO stage")
-    epochs: int = Field(default=3, ge=1, description="passes over the training side of the snapshot")
-    batch_size: int = Field(default=4, ge=1, description="cases per worker and step")
-    learning_rate: float = Field(
-        default=1e-5, gt=0, description="peak, AdamW, all parameters; a tiny model wants more"
+    bertscore_model: str | None = Field(
+        default=None, description="folder of an encoder for BERTScore; without it that figure is left out"
     )
-    warmup_share: float = Field(default=0.05, ge=0, lt=1, description="share of steps with rising rate")
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW")
-    seed: int = Field(default=0, description="of the order of the examples")
-    test_share: float = Field(
-        default=0.25, gt=0, lt=1, description="share of patients held out for the gate, for ever"
-    )
-    max_failures: int = Field(default=2, ge=0, description="worker failures survived from a checkpoint")
-
-
-class GateConfig(Section):
-    """When a challenger has won."""
-
-    min_cases: int = Field(default=10, ge=1, description="held-out cases below which the gate refuses")
-    min_gain: float = Field(default=0.0, description="entity macro-F1 must rise by more than this")
 
 
 class WatchConfig(Section):
@@ -198,15 +188,19 @@ class Config(Section):
     archive: str = Field(description="s3://bucket/prefix or a folder with the studies")
     s3: S3Config = S3Config()
     ray: RayConfig = RayConfig()
+    log: logs.LogConfig = logs.LogConfig()
     model: ModelConfig = ModelConfig()
     index: IndexConfig = IndexConfig()
     annotate: AnnotateConfig = AnnotateConfig()
     cost: CostConfig = CostConfig()
     labelstudio: LabelStudioConfig = LabelStudioConfig()
     push: PushConfig = PushConfig()
+    snapshot: SnapshotConfig = SnapshotConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
     watch: WatchConfig = WatchConfig()
+    drift: DriftConfig = DriftConfig()
     export: ExportConfig = ExportConfig()
     serve: dict[str, Any] = Field(default={}, description="the serving room's own settings, checked there")
 
@@ -241,7 +235,9 @@ def load_config(source: str) -> Config:
     Raises:
         ConfigError: no such file, or its content cannot be used.
     """
-    return read_settings(Config, source)
+    config = read_settings(Config, source)
+    logs.follow(config.log)
+    return config
 
 
 def _opened(uri: str, s3: S3Config) -> Store:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
 import typer
 from pydantic import BaseModel
 
 from sonoloop.jobs.config import Config, load_config
-from sonoloop.jobs.exporting import Tally, chosen_cases, instances_of, results_of, write_units
+from sonoloop.jobs.exporting import Tally, chosen_cases, instances_of, outcomes_of, results_in, write_units
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.runs import ray_session, stage
 from sonoloop.platform.archive.archived import ArchivedInstances
@@ -20,12 +22,16 @@ from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.errors import ConfigError, CountError, NothingToDoError
 from sonoloop.platform.export.coco import coco_json
 from sonoloop.platform.export.config import ExportFormat
-from sonoloop.platform.export.exporter import Exporter, ReportWork
+from sonoloop.platform.export.exporter import Exporter
 from sonoloop.platform.export.lines import case_line, line_schema
 from sonoloop.platform.export.output import writing
+from sonoloop.platform.export.report import ReportWork
 from sonoloop.platform.export.results import Rejection, Result
 from sonoloop.platform.identity import pseudonym_key
 from sonoloop.platform.workspace import Store, store_of
+
+REPORTS_AT_ONCE = 20_000
+"""Each lot costs a look at all instances."""
 
 
 class ExportSummary(BaseModel):
@@ -78,21 +84,22 @@ def run_export(
     """
     workspace, target = config.open_workspace(), _target(config, out)
     cases = chosen_cases(workspace, case_file)
-    results, refused = results_of(config, workspace, cases, reviewed_only=reviewed_only)
+    outcomes = outcomes_of(config, workspace, cases, reviewed_only=reviewed_only)
     with stage("export") as counts, writing(target, kind, "rejected.jsonl") as rejected_file:
         tally = Tally(rejected_file)
         if kind is ExportFormat.DICOM:
-            exported = [result.case for result in results] if reviewed_only else cases
-            units = _write_images(config, target, workspace, {case.case_id for case in exported}, tally)
+            exported = _with_results(outcomes) if reviewed_only else cases
+            units = _write_images(config, target, workspace, exported, tally)
         else:
             units = len(cases)
-            for rejection in refused:
-                tally.reject(rejection)
-            _write_results(config, target, workspace, results, kind, tally)
+            _write_results(config, target, workspace, results_in(outcomes, tally), kind, tally)
         written, rejected = tally.written.total(), tally.rejected.total()
         counts.update(units=units, written=written, rejected=rejected)
     if units != written + rejected:
-        raise CountError(f"{units} units went in, {written} were written and {rejected} rejected")
+        raise CountError(
+            f"{units} units went in, {written} were written and {rejected} rejected; export again when "
+            "nothing is indexed meanwhile"
+        )
     if not written:
         raise NothingToDoError(
             f"nothing could be exported: {dict(tally.rejected)}; see {kind}/rejected.jsonl"
@@ -118,7 +125,13 @@ def _target(config: Config, out: str) -> Store:
     return target
 
 
-def _write_images(config: Config, target: Store, workspace: Store, case_ids: set[str], tally: Tally) -> int:
+def _with_results(outcomes: Iterable[Result | Rejection]) -> pa.StringArray:
+    return pa.array([one.case.case_id for one in outcomes if isinstance(one, Result)], pa.string())
+
+
+def _write_images(
+    config: Config, target: Store, workspace: Store, case_ids: pa.StringArray, tally: Tally
+) -> int:
     exporter, units = _exporter(config, target, workspace), 0
     with ray_session(config.ray):
         for rows in instances_of(workspace, case_ids):
@@ -137,66 +150,65 @@ def _write_results(
     config: Config,
     target: Store,
     workspace: Store,
-    results: Sequence[Result],
+    results: Iterator[Result],
     kind: ExportFormat,
     tally: Tally,
 ) -> None:
     if kind is ExportFormat.COCO:
-        _write_coco(target, workspace, results)
+        _write_coco(target, workspace, results, tally)
     elif kind is ExportFormat.JSONL:
-        _write_lines(target, results)
-    elif results:
+        _write_lines(target, results, tally)
+    else:
         _write_reports(config, target, workspace, results, kind, tally)
-        return
-    tally.written.update(result.status for result in results)
 
 
 def _write_reports(
     config: Config,
     target: Store,
     workspace: Store,
-    results: Sequence[Result],
+    results: Iterator[Result],
     kind: ExportFormat,
     tally: Tally,
 ) -> None:
     exporter = _exporter(config, target, workspace)
-    rows = _shown_instances(workspace, results)
-    work = [ReportWork(result=result, instances=_in_order(result, rows)) for result in results]
     with ray_session(config.ray):
-        written = write_units(
-            work,
-            lambda unit: exporter.write_report(unit, kind),
-            lambda unit, err: Rejection.of("case", unit.result.case.case_id, err),
-        )
-        for unit, rejection in written:
-            tally.count(unit.result.status, rejection)
+        while some := list(islice(results, REPORTS_AT_ONCE)):
+            rows = _shown_instances(workspace, some)
+            written = write_units(
+                [ReportWork.of(result, rows) for result in some],
+                lambda unit: exporter.write_report(unit, kind),
+                lambda unit, err: Rejection.of("case", unit.result.case.case_id, err),
+            )
+            for unit, rejection in written:
+                tally.count(unit.result.status, rejection)
 
 
 def _shown_instances(workspace: Store, results: Sequence[Result]) -> dict[str, InstanceRecord]:
     """The instances that images of these cases are of, by id."""
     shown = {image.instance_id for result in results for image in result.case.images}
-    pages = instances_of(workspace, {result.case.case_id for result in results})
+    case_ids = pa.array([result.case.case_id for result in results], pa.string())
+    pages = instances_of(workspace, case_ids)
     return {row.instance_id: row for page in pages for row in page if row.instance_id in shown}
 
 
-def _in_order(result: Result, rows: dict[str, InstanceRecord]) -> tuple[InstanceRecord, ...]:
-    ids = dict.fromkeys(image.instance_id for image in result.case.images)
-    return tuple(rows[identity] for identity in ids if identity in rows)
+def _write_coco(target: Store, workspace: Store, results: Iterator[Result], tally: Tally) -> None:
+    def copied() -> Iterator[Result]:
+        for result in results:
+            for image in result.case.images:
+                place = ("coco", "images", image.image_key.rpartition("/")[2])
+                if not target.exists(*place):
+                    target.write_bytes(workspace.read_bytes(image.image_key), *place)
+            tally.count(result.status, None)
+            yield result
+
+    target.write_bytes(coco_json(copied()).encode(), "coco", "annotations.json")
 
 
-def _write_coco(target: Store, workspace: Store, results: Sequence[Result]) -> None:
-    keys = {image.image_key for result in results for image in result.case.images}
-    for key in sorted(keys):
-        place = ("coco", "images", key.rpartition("/")[2])
-        if not target.exists(*place):
-            target.write_bytes(workspace.read_bytes(key), *place)
-    target.write_bytes(coco_json(results).encode(), "coco", "annotations.json")
-
-
-def _write_lines(target: Store, results: Sequence[Result]) -> None:
+def _write_lines(target: Store, results: Iterator[Result], tally: Tally) -> None:
     with writing(target, "jsonl", "cases.jsonl") as file:
         for result in results:
             file.write(case_line(result).encode() + b"\n")
+            tally.count(result.status, None)
     target.write_bytes(jsonlib.dumps(line_schema(), indent=1).encode(), "jsonl", "case.schema.json")
 
 

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-import math
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from statistics import median
 
 from pydantic import BaseModel
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
 
+from sonoloop.jobs.claims import Claim
 from sonoloop.jobs.config import Config, load_config
-from sonoloop.jobs.output import ConfigOption, JsonOption, show
-from sonoloop.jobs.progress import counted
-from sonoloop.jobs.runs import ray_session, stage, start_run
-from sonoloop.jobs.snapshot import Snapshot, freeze_snapshot
-from sonoloop.jobs.training import MODEL_FOLDER, TrainingTask, train_worker
-from sonoloop.platform import registry
-from sonoloop.platform.errors import ServiceError
+from sonoloop.jobs.evaluating.held_out import lineage_of
+from sonoloop.jobs.finetuning.checks import check_schedulable, check_vocabulary
+from sonoloop.jobs.finetuning.curve import StepRecord, read_curve
+from sonoloop.jobs.finetuning.inputs import (
+    TrainingCase,
+    check_images,
+    freeze_inputs,
+    learnt_from,
+    read_inputs,
+)
+from sonoloop.jobs.finetuning.loop import DivergedError
+from sonoloop.jobs.finetuning.plan import Plan
+from sonoloop.jobs.finetuning.publishing import publish_trained, publish_upcycled
+from sonoloop.jobs.finetuning.trainer import fit
+from sonoloop.jobs.finetuning.worker import FOLDER, TrainingTask
+from sonoloop.jobs.output import ConfigOption, JsonOption, progress, show
+from sonoloop.jobs.runs import Run, ray_session, read_runs, stage, start_run
+from sonoloop.jobs.snapshot import Snapshot, freeze_snapshot, read_conversations, read_snapshot
+from sonoloop.model.processor import EchoVLMProcessor
+from sonoloop.platform import logs, registry
+from sonoloop.platform.errors import ConflictError
 from sonoloop.platform.records import content_id
+from sonoloop.platform.registry import Aliases
+from sonoloop.platform.settings import settings_hash
 from sonoloop.platform.workspace import Store
 
-POLL_VARIABLE = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
-"""`train.report` waits for this poll: at 0.2 s, 20 steps went from 37 s to 3.9 s (Ray 2.60, 2 cores)."""
+VERB = "finetune"
 
 
 class FinetuneSummary(BaseModel):
     """What was trained on what."""
 
+    run_id: str
+    resumed: bool
     snapshot: str
     base: str
     challenger: str
@@ -36,87 +53,167 @@ class FinetuneSummary(BaseModel):
     num_test: int
     num_left_out: int
     steps: int
+    loss_start: float
     loss: float
+    tokens_per_s: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be trained on what."""
+
+    config: Config
+    workspace: Store
+    base: str
+    snapshot: Snapshot
+
+    @property
+    def key(self) -> str:
+        """Names this very training: an interrupted run of it is gone on with."""
+        reading = settings_hash(self.config.annotate.engine)
+        return content_id(self.base, self.snapshot.name, self.config.finetune.shape, reading, length=12)
 
 
 def finetune(config: ConfigOption = "sonoloop.toml", json: JsonOption = False) -> None:
     """Train a challenger from the reviews with Ray Train and DeepSpeed."""
-    show(run_finetune(load_config(config)), title="finetune", as_json=json)
+    show(run_finetune(load_config(config)), title=VERB, as_json=json)
 
 
 def run_finetune(config: Config) -> FinetuneSummary:
     """Freeze a snapshot, train the champion on it, publish the result as challenger.
 
+    An interrupted run of the same training is gone on with, from its last checkpoint.
+
     Raises:
         NothingToDoError: no review to learn from.
-        ServiceError: training failed; the champion is untouched.
+        ConfigError: the cluster has no room for the workers.
+        CheckpointError: the base contradicts itself.
+        StorageError: images are gone from the store, or it is full.
+        ServiceError: the loss is no number any more, or workers were lost too often.
+        HeldError: another process is at the same training.
+        ConflictError: the aliases were changed meanwhile; what was trained is published.
+
+        After each of them the champion is what it was.
     """
     workspace = config.open_workspace()
     aliases = registry.read_aliases(workspace, config.model.name)
     base = registry.resolve(workspace, config.model.name)
-    snapshot = freeze_snapshot(workspace, test_share=config.finetune.test_share)
-    key = content_id(base, snapshot.name, config.finetune.model_dump_json(), length=12)
-    run_id = f"finetune-{key}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    run = start_run(workspace, "finetune", run_id=run_id, key=key, config=config)
-    with ray_session(config.ray), stage("finetune") as counts:
-        loss, model_folder = _train(config, workspace, base, snapshot, run_id)
-        lineage = {"base": base, "snapshot": snapshot.name, "run": run_id}
-        version = registry.publish(workspace, model_folder, config.model.name, lineage=lineage)
-        counts.update(cases=snapshot.num_train)
-    registry.set_aliases(workspace, config.model.name, {"challenger": version}, expected=aliases)
-    done = run.finished(workspace, {"train": snapshot.num_train, "test": snapshot.num_test})
+    snapshot = freeze_snapshot(workspace, config.snapshot, test_share=config.finetune.test_share)
+    job = _Job(config, workspace, base, snapshot)
+    with Claim(workspace, "runs", f"training-{job.key}", "claim.json"), ray_session(config.ray):
+        check_schedulable(config.finetune, config.annotate.nodes_to_come)
+        run, resumed = _begin(job)
+        with stage(VERB) as counts, _marked_when_diverged(workspace, run):
+            version = _train(job, run)
+            counts.update(cases=snapshot.num_train)
+        make_challenger(workspace, version, expected=aliases, run_id=run.run_id)
+        done, curve = _close(job, run)
     return FinetuneSummary(
+        run_id=run.run_id,
+        resumed=resumed,
         snapshot=snapshot.name,
         base=base,
         challenger=version,
         num_train=snapshot.num_train,
         num_test=snapshot.num_test,
         num_left_out=snapshot.num_left_out,
-        steps=_num_steps(config, snapshot),
-        loss=loss,
+        steps=len(curve),
         seconds=done.seconds or 0.0,
+        **_losses(curve),
     )
 
 
-def _num_steps(config: Config, snapshot: Snapshot) -> int:
-    job = config.finetune
-    return math.ceil(snapshot.num_train / (job.num_workers * job.batch_size)) * job.epochs
+def make_challenger(workspace: Store, version: str, *, expected: Aliases, run_id: str) -> None:
+    """Let a trained version be the challenger.
+
+    Raises:
+        ConflictError: the aliases were changed while it was trained.
+    """
+    name = version.partition("/")[0]
+    try:
+        registry.set_aliases(workspace, name, {"challenger": version}, expected=expected, by=run_id)
+    except ConflictError as err:
+        raise ConflictError(
+            f"{version} was trained and is published, but the aliases of {name} were changed meanwhile, and "
+            "none names it; the same command makes it the challenger if the champion is the one it began with"
+        ) from err
 
 
-def _train(
-    config: Config, workspace: Store, base: str, snapshot: Snapshot, run_id: str
-) -> tuple[float, Path]:
-    job = config.finetune
-    os.environ.setdefault(POLL_VARIABLE, "0.2")
-    with counted("finetune steps", _num_steps(config, snapshot)) as counter:
-        task = TrainingTask(workspace, base, snapshot.name, job, config.annotate.engine, counter)
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"task": task},
-            torch_config=TorchConfig(backend="nccl" if job.use_gpu else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=job.num_workers,
-                use_gpu=job.use_gpu,
-                resources_per_worker={"CPU": job.cpus_per_worker, **({"GPU": 1} if job.use_gpu else {})},
-            ),
-            run_config=RunConfig(
-                name="train",
-                storage_path=workspace.path("runs", run_id),
-                storage_filesystem=workspace.fs,
-                failure_config=FailureConfig(max_failures=job.max_failures),
-            ),
+def _begin(job: _Job) -> tuple[Run, bool]:
+    """The interrupted run of this training, or a new one; and which it is."""
+    runs = [
+        run
+        for run in read_runs(job.workspace)
+        if (run.verb, run.state, run.key) == (VERB, "running", job.key)
+    ]
+    if runs:
+        progress.print(f"{VERB}: going on with {runs[-1].run_id}")
+        logs.in_run(runs[-1].run_id)
+        return runs[-1], True
+    run_id = f"{VERB}-{job.key}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    return start_run(job.workspace, VERB, run_id=run_id, key=job.key, config=job.config), False
+
+
+@contextmanager
+def _marked_when_diverged(workspace: Store, run: Run) -> Iterator[None]:
+    """A run whose loss is lost is not gone on with; all others are."""
+    try:
+        yield
+    except DivergedError as err:
+        run.failed(workspace, str(err))
+        raise
+
+
+def _train(job: _Job, run: Run) -> str:
+    """Do what is left of a training; returns the version that it made."""
+    config, workspace = job.config.finetune, job.workspace
+    base = publish_upcycled(workspace, job.base, config) if config.recipe.upcycles else job.base
+    cases = _inputs(replace(job, base=base), run)
+    plan = Plan([case.num_tokens for case in cases], [case.is_new for case in cases], config)
+
+    def task_of(tally: object) -> TrainingTask:
+        reading = job.config.annotate.engine
+        return TrainingTask(workspace, run.run_id, base, job.snapshot.name, config, reading, tally)
+
+    checkpoint = fit(task_of, num_steps=plan.num_steps)
+    lineage = {"base": job.base, "snapshot": job.snapshot.name, "run": run.run_id}
+    return publish_trained(workspace, base, checkpoint, config, lineage=lineage)
+
+
+def _inputs(job: _Job, run: Run) -> list[TrainingCase]:
+    """What the run reads, all of it there; frozen where it was not yet."""
+    workspace, reading = job.workspace, job.config.annotate.engine
+    folder = registry.fetch(workspace, job.base)
+    processor = EchoVLMProcessor.from_folder(folder, max_pixels=reading.max_pixels)
+    check_vocabulary(folder, processor)
+    try:
+        cases = read_inputs(workspace, run.run_id)
+    except FileNotFoundError:
+        rows = read_snapshot(workspace, job.snapshot.name, "train")
+        imported = read_conversations(workspace, job.snapshot.name, "train")
+        learnt = learnt_from(workspace, lineage_of(workspace, job.base).get("snapshot"))
+        return freeze_inputs(
+            workspace, run.run_id, rows, imported, processor=processor, reading=reading, learnt=learnt
         )
-        try:
-            result = trainer.fit()
-        except TrainingFailedError as err:
-            raise ServiceError(f"training failed, the champion is untouched: {_cause(err)}") from err
-    assert result.checkpoint is not None, "the last epoch always reports a checkpoint"
-    assert result.metrics is not None, "the last epoch always reports its loss"
-    return float(result.metrics["loss"]), Path(result.checkpoint.to_directory(), MODEL_FOLDER)
+    check_images(workspace, cases)
+    return cases
 
 
-def _cause(err: BaseException) -> str:
-    while err.__cause__ is not None:
-        err = err.__cause__
-    return f"{type(err).__name__}: {str(err).splitlines()[-1] if str(err) else ''}"
+def _close(job: _Job, run: Run) -> tuple[Run, list[StepRecord]]:
+    """Mark the run finished, and let its checkpoints go: what they led to is published."""
+    curve = read_curve(job.workspace, run.run_id)
+    counts = {"train": job.snapshot.num_train, "test": job.snapshot.num_test, "steps": len(curve)}
+    counts["conversations"] = job.snapshot.num_train_conversations
+    done = run.finished(job.workspace, counts, figures=_losses(curve))
+    job.workspace.remove_folder("runs", run.run_id, FOLDER)
+    return done, curve
+
+
+def _losses(curve: list[StepRecord]) -> dict[str, float]:
+    return {
+        "loss_start": curve[0].loss,
+        "loss": curve[-1].loss,
+        # the median: the first step after a start waits for the first images
+        "tokens_per_s": median(record.num_tokens / record.seconds for record in curve),
+    }

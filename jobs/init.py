@@ -60,7 +60,7 @@ def run_init(config: Config, *, model_folder: Path | None = None) -> InitSummary
         raise ConfigError(f"model {name} has a champion already; give the new model another [model] name")
     if aliases.champion is None:
         version = _publish(workspace, name, model_folder)
-        aliases = registry.set_aliases(workspace, name, {"champion": version}, expected=aliases)
+        aliases = registry.set_aliases(workspace, name, {"champion": version}, expected=aliases, by="init")
     assert aliases.champion is not None
     return InitSummary(workspace=workspace.uri, champion=aliases.champion)
 

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from sonoloop.jobs.output import progress as console
+from sonoloop.platform import metrics
 
 POLL_S = 0.5
 LINE_EVERY_S = 5.0
@@ -99,19 +100,26 @@ def on_this_node() -> NodeAffinitySchedulingStrategy:
 class Counter:
     """Counts what the workers report; lives as long as its handle."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, stage: str, total: int) -> None:
         self._done = 0
         self._rejected = 0
         self._total = total
+        self._stage = {"stage": stage}
+        self._rows, self._known = metrics.counter(metrics.STAGE_ROWS), metrics.gauge(metrics.STAGE_KNOWN)
+        self._known.set(total, self._stage)
 
     def expect(self, more: int) -> None:
         """Rows that were found after the stage began."""
         self._total += more
+        self._known.set(self._total, self._stage)
 
     def add(self, done: int, rejected: int) -> None:
         """Count rows that left a stage, and how many of them were rejections."""
         self._done += done
         self._rejected += rejected
+        for status, number in (("done", done - rejected), ("rejected", rejected)):
+            if number > 0:  # Ray refuses to count nothing
+                self._rows.inc(number, {**self._stage, "status": status})
 
     def read(self) -> tuple[int, int, int]:
         """Rows done so far, rejections among them, and rows known of."""
@@ -121,7 +129,8 @@ class Counter:
 @contextmanager
 def counted(title: str, total: int = 0) -> Iterator[Any]:
     """A `Counter` handle for the workers, shown until the block ends; they may come to `expect` more."""
-    counter = Counter.options(scheduling_strategy=on_this_node()).remote(total)  # type: ignore[attr-defined]
+    on_this = Counter.options(scheduling_strategy=on_this_node())  # type: ignore[attr-defined]
+    counter = on_this.remote(title, total)
     try:
         with shown(title, _Pace(counter)):
             yield counter

@@ -6,25 +6,18 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from sonoloop.jobs.config import Config, GateConfig, load_config
-from sonoloop.jobs.evaluate import Evaluation, read_evaluation, snapshot_of
+from sonoloop.jobs.config import Config, load_config
+from sonoloop.jobs.evaluating.stored import read_evaluation, snapshot_of
+from sonoloop.jobs.gating.checks import judge
+from sonoloop.jobs.gating.config import GateConfig
+from sonoloop.jobs.gating.decision import Decision, reason_of
+from sonoloop.jobs.gating.evidence import read_evidence
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.platform import registry
-from sonoloop.platform.errors import ConfigError, GateRefusedError, NothingToDoError
+from sonoloop.platform.errors import ConfigError, ConflictError, GateRefusedError, NothingToDoError
 from sonoloop.platform.workspace import Store
-
-
-class Decision(BaseModel):
-    """``models/<name>/<version>/decision.json``: what the gate decided about a challenger, and on what."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    promoted: bool
-    reason: str
-    champion: Evaluation
-    challenger: Evaluation
-    decided_at: datetime
 
 
 class PromoteSummary(BaseModel):
@@ -40,19 +33,27 @@ def promote(
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Make the previous champion champion again.")
     ] = False,
+    snapshot: Annotated[
+        str | None, typer.Option(help="Whose held-out cases decide; the challenger's own when absent.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Make the challenger champion if it won; or roll back."""
     loaded = load_config(config)
-    summary = run_rollback(loaded) if rollback else run_promote(loaded)
+    summary = run_rollback(loaded) if rollback else run_promote(loaded, snapshot=snapshot)
     show(summary, title="rolled back" if rollback else "promoted", as_json=json)
 
 
-def run_promote(config: Config) -> PromoteSummary:
+def run_promote(config: Config, *, snapshot: str | None = None) -> PromoteSummary:
     """Decide on the stored evaluations of both models and change the aliases if the challenger won.
+
+    Args:
+        config: The configuration.
+        snapshot: Whose held-out cases decide; the challenger's own when absent.
 
     Raises:
         NothingToDoError: no challenger, or it was not evaluated.
+        CheckpointError: a file of the challenger is missing; the champion stays.
         GateRefusedError: it did not win, or too few cases are held out; the champion stays.
         ConflictError: somebody changed the aliases in between.
     """
@@ -60,67 +61,75 @@ def run_promote(config: Config) -> PromoteSummary:
     aliases = registry.read_aliases(workspace, name)
     if aliases.challenger is None or aliases.champion is None:
         raise NothingToDoError(f"model {name} has no challenger; run `sonoloop finetune` first")
-    champion, challenger = _evaluations(workspace, aliases.champion, aliases.challenger)
-    reason, promoted = judge(champion, challenger, config.gate)
-    decision = Decision(
-        promoted=promoted,
-        reason=reason,
-        champion=champion,
-        challenger=challenger,
+    registry.check_available(workspace, aliases.challenger)  # or nobody could draft from then on
+    snapshot = snapshot or snapshot_of(workspace, aliases.challenger)
+    decision = decide(workspace, aliases.champion, aliases.challenger, snapshot, config.gate)
+    decision.write(workspace)
+    if not decision.promoted:
+        registry.write_card(workspace, aliases.challenger)
+        place = f"models/{aliases.challenger}/decision.md"
+        raise GateRefusedError(f"not promoted: {decision.reason}; {place} has all that was found")
+    changes: dict[registry.Alias, str | None] = {
+        "champion": aliases.challenger,
+        "previous": aliases.champion,
+        "challenger": None,
+    }
+    try:
+        changed = registry.set_aliases(
+            workspace, name, changes, expected=aliases, by="promote", reason=decision.reason
+        )
+    except ConflictError:
+        lost = "it won, but the champion was changed meanwhile by somebody else"
+        decision.model_copy(update={"promoted": False, "reason": lost}).write(workspace)
+        raise
+    return PromoteSummary(champion=str(changed.champion), previous=changed.previous, reason=decision.reason)
+
+
+def decide(workspace: Store, champion: str, challenger: str, snapshot: str, gate: GateConfig) -> Decision:
+    """What the gate says of two evaluated models; nothing is changed or written.
+
+    Raises:
+        NothingToDoError: one of them was not evaluated on this snapshot.
+    """
+    evidence = read_evidence(workspace, champion, challenger, snapshot)
+    evaluations = [read_evaluation(workspace, version, snapshot) for version in (champion, challenger)]
+    if evaluations[0] is None or evaluations[1] is None:
+        raise NothingToDoError(
+            f"an evaluation on snapshot {snapshot} is gone, or of another version of sonoloop; run `sonoloop "
+            "evaluate` again"
+        )
+    checks = judge(evidence, gate)
+    return Decision(
+        promoted=all(check.passed for check in checks),
+        reason=reason_of(checks),
+        snapshot=snapshot,
+        checks=checks,
+        gate=gate,
+        champion=evaluations[0],
+        challenger=evaluations[1],
         decided_at=datetime.now(UTC),
     )
-    version = aliases.challenger.partition("/")[2]
-    workspace.write_bytes(
-        decision.model_dump_json(indent=2).encode(), "models", name, version, "decision.json"
-    )
-    if not promoted:
-        raise GateRefusedError(f"not promoted: {reason}")
-    changed = registry.set_aliases(
-        workspace,
-        name,
-        {"champion": aliases.challenger, "previous": aliases.champion, "challenger": None},
-        expected=aliases,
-    )
-    return PromoteSummary(champion=str(changed.champion), previous=changed.previous, reason=reason)
 
 
 def run_rollback(config: Config) -> PromoteSummary:
-    """Swap champion and previous.
+    """Swap champion and previous; again, and it is as before.
 
     Raises:
-        ConfigError: there is no previous champion.
+        ConfigError: there is no previous champion, or its weights were retired.
+        CheckpointError: a file of the previous champion is missing; the champion stays.
+        ConflictError: somebody changed the aliases in between.
     """
     workspace, name = config.open_workspace(), config.model.name
     aliases = registry.read_aliases(workspace, name)
     if aliases.previous is None:
         raise ConfigError(f"model {name} has no previous champion to go back to")
+    registry.check_available(workspace, aliases.previous)
     changed = registry.set_aliases(
-        workspace, name, {"champion": aliases.previous, "previous": aliases.champion}, expected=aliases
+        workspace,
+        name,
+        {"champion": aliases.previous, "previous": aliases.champion},
+        expected=aliases,
+        by="promote --rollback",
+        reason="asked for by a person",
     )
     return PromoteSummary(champion=str(changed.champion), previous=changed.previous, reason="rolled back")
-
-
-def judge(champion: Evaluation, challenger: Evaluation, gate: GateConfig) -> tuple[str, bool]:
-    """Reason and verdict; both evaluations stand on the same cases."""
-    num_cases = challenger.scores.num_cases
-    old, new = champion.scores.entity_macro_f1, challenger.scores.entity_macro_f1
-    figures = f"entity macro-F1 {old:.3f} -> {new:.3f} on {num_cases} held-out cases"
-    if num_cases < gate.min_cases:
-        return f"{num_cases} held-out cases, gate.min_cases asks for {gate.min_cases}", False
-    if challenger.scores.num_missing > champion.scores.num_missing:
-        return (
-            f"cases without a valid draft rose {champion.scores.num_missing} -> "
-            f"{challenger.scores.num_missing}",
-            False,
-        )
-    if new - old <= gate.min_gain:
-        return f"{figures}; a rise above {gate.min_gain:g} is asked", False
-    return figures, True
-
-
-def _evaluations(workspace: Store, champion: str, challenger: str) -> tuple[Evaluation, Evaluation]:
-    snapshot = snapshot_of(workspace, challenger)
-    found = [read_evaluation(workspace, version, snapshot) for version in (champion, challenger)]
-    if found[0] is None or found[1] is None:
-        raise NothingToDoError("champion and challenger are not evaluated yet; run `sonoloop evaluate` first")
-    return found[0], found[1]

@@ -130,7 +130,7 @@ def run_push(
         chosen = _chosen(survey, showing, budget, None if near_duplicates else survey.taken_groups)
         num_todo = len(chosen) + len(survey.changed)
         sender = Sender(
-            TaskWriter(door, project.id, ledger.num_sent),
+            TaskWriter(door, project.id),
             drafted,
             showing,
             ledger,

@@ -1,4 +1,4 @@
-"""``sonoloop report``: how readers agree, how good they are, and what drafts are worth to them."""
+"""``sonoloop report``: the loop's whole story, from what came through to what drafts are worth to readers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from rich.table import Table
 
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.output import ConfigOption, JsonOption, progress
+from sonoloop.jobs.reporting.evidence import read_evidence
 from sonoloop.jobs.reporting.figures import Report, make_report
+from sonoloop.jobs.reporting.gallery import make_gallery
 from sonoloop.jobs.reporting.page import page_of
 from sonoloop.jobs.reporting.sections import sections_of
+from sonoloop.jobs.reporting.story import make_story
 from sonoloop.platform.errors import ConfigError, NothingToDoError
 
 _COLUMNS = 120
@@ -26,10 +29,13 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="HTML file to write; into the workspace's reports/ when absent.")
     ] = None,
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Leave key frames out of the gallery of drafts.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Measure readers and drafts; print tables and write one HTML page with plots."""
-    found, place = run_report(load_config(config), out=out)
+    """Tell the loop's story: print tables and write one HTML page with plots and a gallery."""
+    found, place = run_report(load_config(config), out=out, with_pictures=not no_pictures)
     if json:
         sys.stdout.write(found.model_dump_json() + "\n")
     else:
@@ -37,31 +43,36 @@ def report(
     progress.print(f"written: {place}")
 
 
-def run_report(config: Config, *, out: Path | None = None) -> tuple[Report, str]:
+def run_report(config: Config, *, out: Path | None = None, with_pictures: bool = True) -> tuple[Report, str]:
     """All figures, and where the page was written.
 
     Args:
         config: The configuration.
         out: The page's file; ``reports/<time>.html`` in the workspace when absent.
+        with_pictures: Whether the gallery of drafts shows key frames.
 
     Raises:
-        NothingToDoError: nobody has read a case.
+        NothingToDoError: there is not a single object, and nobody has read a case.
         ConfigError: the page's folder does not exist.
         StorageError: the workspace cannot be read or written.
     """
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: its folder does not exist")
     workspace = config.open_workspace()
-    found = make_report(workspace, prompt_version=config.annotate.prompt_version)
-    if not found.num_readings:
+    evidence = read_evidence(workspace)
+    story = make_story(config, workspace)
+    if not evidence.cases and not story.funnel.objects:
         raise NothingToDoError(
-            "nobody has read a case; run `sonoloop pull` after people have corrected drafts"
+            "nothing is indexed and nobody has read a case; run `sonoloop index`, and `sonoloop pull` after "
+            "people have corrected drafts"
         )
-    page = page_of(found).encode()
+    found = make_report(workspace, prompt_version=config.annotate.prompt_version, evidence=evidence)
+    found = found.model_copy(update={"story": story})
+    page = page_of(found, make_gallery(workspace, evidence, with_pictures=with_pictures)).encode()
     if out is None:
         parts = ("reports", f"{found.made_at:%Y%m%dT%H%M%S}.html")
         workspace.write_bytes(page, *parts)
         return found, workspace.uri_of(*parts)
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: its folder does not exist")
     out.write_bytes(page)
     return found, str(out)
 

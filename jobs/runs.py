@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from ray.data import DataContext
 from ray.exceptions import RayTaskError
 
+from sonoloop.platform import logs
 from sonoloop.platform.cluster import RayConfig, joins_cluster
 from sonoloop.platform.errors import SonoloopError
 from sonoloop.platform.workspace import Store
@@ -32,10 +33,12 @@ class Run(BaseModel):
     run_id: str
     verb: str
     key: str
-    state: Literal["running", "finished"]
+    state: Literal["running", "finished", "failed"]
     started_at: datetime
     seconds: float | None = None
     counts: dict[str, int] = {}
+    figures: dict[str, float] = {}
+    reason: str | None = None
     config: dict[str, Any] = {}
     versions: dict[str, str] = {}
 
@@ -43,11 +46,21 @@ class Run(BaseModel):
         """Store the run's state; a run has one writer."""
         workspace.write_bytes(self.model_dump_json(indent=2).encode(), "runs", self.run_id, "run.json")
 
-    def finished(self, workspace: Store, counts: dict[str, int]) -> Run:
-        """Mark the run finished, with its counts and the seconds since it began."""
+    def finished(
+        self, workspace: Store, counts: dict[str, int], *, figures: dict[str, float] | None = None
+    ) -> Run:
+        """Mark the run finished, with its counts, figures and the seconds since it began."""
+        return self._ended(workspace, state="finished", counts=counts, figures=figures or {})
+
+    def failed(self, workspace: Store, reason: str) -> Run:
+        """Mark the run failed: it is not gone on with."""
+        return self._ended(workspace, state="failed", reason=reason)
+
+    def _ended(self, workspace: Store, **changes: Any) -> Run:
         seconds = (datetime.now(UTC) - self.started_at).total_seconds()
-        done = self.model_copy(update={"state": "finished", "seconds": seconds, "counts": counts})
+        done = self.model_copy(update={"seconds": seconds, **changes})
         done.write(workspace)
+        logs.in_run(None)
         return done
 
 
@@ -63,6 +76,7 @@ def start_run(workspace: Store, verb: str, *, run_id: str, key: str, config: Bas
         versions={name: version(name) for name in _ENGINES},
     )
     run.write(workspace)
+    logs.in_run(run_id)
     return run
 
 
@@ -94,6 +108,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         num_cpus=None if joins_cluster() else config.num_cpus,
         log_to_driver=False,
         logging_level=logging.WARNING,
+        **logs.ray_options(),
     )
     _quiet_data()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,8 @@ from sonoloop.jobs.annotating.figures import Figures, RunProgress, RunSummary, n
 from sonoloop.jobs.calibrating import read_calibrator
 from sonoloop.jobs.confidence import case_confidences
 from sonoloop.jobs.config import Config, load_config
+from sonoloop.jobs.drifting.report import newest_report
+from sonoloop.jobs.gating.decision import read_decisions
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.progress import in_words
 from sonoloop.jobs.runs import Run, read_run, read_runs
@@ -27,7 +30,8 @@ from sonoloop.platform.sorted_rooms import CASES, DRAFTS, INSTANCES, stream
 from sonoloop.platform.tables import count_rejections, current_reviews
 from sonoloop.platform.workspace import Store
 
-RunState = Literal["finished", "under way", "no sign of life"]
+DECISIONS_SHOWN = 3
+RunState = Literal["finished", "failed", "under way", "no sign of life"]
 
 
 class StatusSummary(BaseModel):
@@ -43,6 +47,8 @@ class StatusSummary(BaseModel):
     cases_rejected: dict[str, int]
     reviews: int
     aliases: dict[str, str | None]
+    decisions: list[str]
+    drift: list[str]
     runs_unfinished: list[str]
     runs_progress: dict[str, str]
     last_run: str | None
@@ -63,11 +69,19 @@ class RunStatus(BaseModel):
 def status(
     config: ConfigOption = "sonoloop.toml",
     run: Annotated[str | None, typer.Option(help="One run in full, by its id.")] = None,
+    prometheus: Annotated[
+        bool,
+        typer.Option("--prometheus", help="Gauges in Prometheus's text format, for a textfile collector."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Show what the workspace holds, or how one run stands."""
     settings = load_config(config)
-    if run is None:
+    if prometheus:
+        from sonoloop.jobs.loop_metrics import loop_metrics  # asks this module
+
+        sys.stdout.write(loop_metrics(settings))
+    elif run is None:
         show(run_status(settings), title="status", as_json=json)
     else:
         show(status_of_run(settings, run), title=f"run {run}", as_json=json)
@@ -94,6 +108,8 @@ def run_status(config: Config) -> StatusSummary:
         cases_rejected=dict(drafts.rejected),
         reviews=len(current_reviews(workspace)),
         aliases=registry.read_aliases(workspace, config.model.name).model_dump(),
+        decisions=_decisions(workspace, config.model.name),
+        drift=_drift(workspace),
         runs_unfinished=[run.run_id for run in unfinished],
         runs_progress={
             run.run_id: _progress(RunProgress.read(workspace, run.run_id))
@@ -121,20 +137,21 @@ def status_of_run(config: Config, run_id: str) -> RunStatus:
         verb=run.verb,
         state=_state(run, progress),
         started_at=run.started_at,
-        progress=_finished(run) if run.state == "finished" else _progress(progress),
+        progress=_progress(progress) if run.state == "running" else _ended(run),
         counts=run.counts,
         figures=summary if summary is not None else progress and progress.figures,
     )
 
 
 def _state(run: Run, progress: RunProgress | None) -> RunState:
-    if run.state == "finished":
-        return "finished"
+    if run.state != "running":
+        return run.state
     return "under way" if progress is None or progress.silent_s(now()) is None else "no sign of life"
 
 
-def _finished(run: Run) -> str:
-    return "finished" if run.seconds is None else f"finished {in_words(run.seconds)} after it was begun"
+def _ended(run: Run) -> str:
+    ended = run.state if run.seconds is None else f"{run.state} {in_words(run.seconds)} after it was begun"
+    return ended if run.reason is None else f"{ended}: {run.reason}"
 
 
 def _progress(progress: RunProgress | None) -> str:
@@ -147,6 +164,25 @@ def _progress(progress: RunProgress | None) -> str:
         f"no sign of life since {progress.updated_at:%Y-%m-%d %H:%M:%S} UTC ({in_words(silent_s)}); then "
         f"{progress.standing().counts}; the same command goes on with it"
     )
+
+
+def _decisions(workspace: Store, name: str) -> list[str]:
+    """The gate's last decisions, the newest first."""
+    return [
+        f"{one.decided_at:%Y-%m-%d %H:%M} {one.challenger.model_version} "
+        f"{'promoted' if one.promoted else 'not promoted'}: {one.reason}"
+        for one in reversed(read_decisions(workspace, name)[-DECISIONS_SHOWN:])
+    ]
+
+
+def _drift(workspace: Store) -> list[str]:
+    """The alarms of the latest month that `sonoloop drift` looked at, or a line that there are none."""
+    report = newest_report(workspace)
+    if report is None:
+        return ["not looked at; run `sonoloop drift`"]
+    if not report.alarms:
+        return [f"{report.month}: nothing of {len(report.compared)} series moved"]
+    return [f"ALARM {report.month}: {alarm}" for alarm in report.alarms]
 
 
 def _num_objects(workspace: Store) -> int:

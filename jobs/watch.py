@@ -21,12 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.jobs.claims import Claim, read_holder
 from sonoloop.jobs.config import Config, load_config
-from sonoloop.jobs.evaluate import read_evaluation, run_evaluate, snapshot_of
+from sonoloop.jobs.evaluate import run_evaluate
+from sonoloop.jobs.evaluating.stored import read_evaluation, snapshot_of
 from sonoloop.jobs.finetune import run_finetune
 from sonoloop.jobs.output import ConfigOption, progress
 from sonoloop.jobs.promote import run_promote
 from sonoloop.jobs.pull import run_pull
-from sonoloop.jobs.snapshot import read_snapshot
+from sonoloop.jobs.snapshot import read_rows
 from sonoloop.platform import registry
 from sonoloop.platform.errors import (
     ConfigError,
@@ -37,7 +38,7 @@ from sonoloop.platform.errors import (
     StorageError,
 )
 from sonoloop.platform.records import ReviewRecord, content_id
-from sonoloop.platform.tables import current_reviews
+from sonoloop.platform.tables import current_reviews, disputed_ids
 from sonoloop.platform.watch_hint import hinted_at
 from sonoloop.platform.workspace import Store
 
@@ -154,7 +155,7 @@ class Watcher:
         """
         run_pull(self._config)
         self._judge(workspace)
-        reviews = {r.review_id: r for r in current_reviews(workspace).values() if _is_usable(r)}
+        reviews = _usable(workspace)
         state, version = self._read_state(workspace)
         found = news(workspace, self._name, reviews, state)
         if missing := found.missing(self._config):
@@ -185,13 +186,14 @@ class Watcher:
         self._judge(workspace)
 
     def _judge(self, workspace: Store) -> None:
-        """Evaluate the challenger where that is missing; ask the gate where it is to be asked."""
-        challenger = registry.read_aliases(workspace, self._name).challenger
-        if challenger is None:
+        """Evaluate both models where that is missing; ask the gate where it is to be asked."""
+        aliases = registry.read_aliases(workspace, self._name)
+        champion, challenger = aliases.champion, aliases.challenger
+        if champion is None or challenger is None:
             return
         try:
             snapshot = snapshot_of(workspace, challenger)
-            if read_evaluation(workspace, challenger, snapshot) is None:
+            if not all(read_evaluation(workspace, one, snapshot) for one in (champion, challenger)):
                 measured = run_evaluate(self._config)
                 old, new = (one.scores.entity_macro_f1 for one in (measured.champion, measured.challenger))
                 figures = f"entity macro-F1 {old:.3f} -> {new:.3f}"
@@ -236,12 +238,17 @@ def news(workspace: Store, name: str, reviews: dict[str, ReviewRecord], state: W
 
 
 def _seen(workspace: Store, snapshot: str) -> set[str]:
-    rows = read_snapshot(workspace, snapshot, "train") + read_snapshot(workspace, snapshot, "test")
-    return {row.review_id for row in rows}
+    return {row.review_id for row in read_rows(workspace, snapshot)}
 
 
-def _is_usable(review: ReviewRecord) -> bool:
-    return review.entities is not None and bool(review.findings and review.impression)
+def _usable(workspace: Store) -> dict[str, ReviewRecord]:
+    """The reviews that a snapshot takes: whole ones, of cases on which the readers agree."""
+    disputed = frozenset(disputed_ids(workspace))
+    return {
+        review.review_id: review
+        for case_id, review in current_reviews(workspace).items()
+        if case_id not in disputed and review.entities is not None and review.findings and review.impression
+    }
 
 
 def _owner(workspace: Store, claim: tuple[str, ...]) -> str | None:

@@ -10,7 +10,8 @@ Linguistics 2008;34:555-596:
   2nd ed., 2004, chapter 11; its ordinal distance there as well.
 
 All are 1 for perfect agreement and 0 for what chance would give. Where everybody said one and the same thing
-throughout, chance agrees as well, and there is no figure.
+throughout, chance agrees as well, and there is no figure. Intervals are those of `agreement_intervals`;
+numbers such as a size are compared in `number_agreement`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from nltk.metrics.distance import binary_distance
 from rapidfuzz.distance import Levenshtein
 from scipy.optimize import linear_sum_assignment
 
+from sonoloop.model.agreement_intervals import alpha_interval, cohen_interval, fleiss_interval, with_interval
+from sonoloop.model.intervals import Estimate
 from sonoloop.model.metrics import iou
 from sonoloop.platform.lexicon import NOT_ASSESSED, LesionBox, Organ, field_values
 
@@ -73,7 +76,7 @@ def agreeing_share(values: Sequence[str]) -> float:
     return sum(one == other for one, other in pairs) / len(pairs)
 
 
-def cohen_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
+def cohen_kappa(pairs: Sequence[tuple[str, str]]) -> Estimate | None:
     """Cohen's kappa of two readers.
 
     Args:
@@ -82,10 +85,11 @@ def cohen_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
     if _is_constant(pairs):
         return None
     said = [(reader, item, value) for item, pair in enumerate(pairs) for reader, value in enumerate(pair)]
-    return float(AnnotationTask(said).kappa_pairwise(0, 1))
+    kappa = float(AnnotationTask(said).kappa_pairwise(0, 1))
+    return with_interval(kappa, cohen_interval(pairs), len(pairs))
 
 
-def fleiss_kappa(readings: Sequence[Sequence[str]]) -> float | None:
+def fleiss_kappa(readings: Sequence[Sequence[str]]) -> Estimate | None:
     """Fleiss' kappa over the cases that were read by as many readers as most of them.
 
     Args:
@@ -96,10 +100,12 @@ def fleiss_kappa(readings: Sequence[Sequence[str]]) -> float | None:
         return None
     (size, _), *_ = sizes.most_common(1)
     same = [values for values in readings if len(values) == size]
-    return None if _is_constant(same) else float(AnnotationTask(_said(same)).pi())
+    if _is_constant(same):
+        return None
+    return with_interval(float(AnnotationTask(_said(same)).pi()), fleiss_interval(same), len(same))
 
 
-def krippendorff_alpha(readings: Sequence[Sequence[str]], order: Sequence[str] = ()) -> float | None:
+def krippendorff_alpha(readings: Sequence[Sequence[str]], order: Sequence[str] = ()) -> Estimate | None:
     """Krippendorff's alpha: nominal, or ordinal where the values have an order.
 
     Args:
@@ -111,7 +117,8 @@ def krippendorff_alpha(readings: Sequence[Sequence[str]], order: Sequence[str] =
     if _is_constant(pairable):
         return None
     distance = _ordinal(pairable, order) if order else binary_distance
-    return float(AnnotationTask(_said(pairable), distance=distance).alpha())
+    alpha = float(AnnotationTask(_said(pairable), distance=distance).alpha())
+    return with_interval(alpha, alpha_interval(pairable, order), len(pairable))
 
 
 def box_agreement(one: Sequence[LesionBox], other: Sequence[LesionBox]) -> float | None:

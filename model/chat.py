@@ -1,24 +1,23 @@
-"""Free conversations: messages with PIL images in, an answer out, whole or in pieces."""
+"""Free conversations: what is asked, how it is to be answered, and what an answer is made of."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Generator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NotRequired, TypedDict, get_args
 
 import numpy as np
 from PIL import Image
-from tokenizers.decoders import DecodeStream
 
-from sonoloop.model.decoding import answer_text
 from sonoloop.model.frames import Pixels
-from sonoloop.model.generation import Backend, Prompt, Request, TurnAnswer
+from sonoloop.model.generation import Prompt
 from sonoloop.model.patches import NO_PATCHES
 from sonoloop.model.prepared import CaseInput, prepare
 from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.prompts import Content, Message, Role
+
+MAX_TOP_LOGPROBS = 20
 
 
 class ChatPart(TypedDict):
@@ -37,6 +36,68 @@ class ChatMessage(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """How an answer is written. Values outside their ranges raise ValueError.
+
+    Attributes:
+        max_new_tokens: Limit of the answer, its ending token included.
+        temperature: 0 takes the most likely token, else one is drawn.
+        top_p: Tokens are drawn from the most likely ones that together have this probability, ``(0, 1]``.
+        seed: Of the draws.
+        stop: The answer ends before the first of these strings.
+        schema: JSON schema, as text, that the answer obeys; ``{}`` is any JSON object.
+        top_logprobs: Alternatives told with each token's log-probability, 0..20; None: no log-probabilities.
+            They are those of the distribution that tokens are taken from, before ``temperature`` and
+            ``top_p``: under a schema, of the tokens that it admits.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    schema: str | None = None
+    top_logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"expected max_new_tokens of at least 1, got {self.max_new_tokens}")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"expected a temperature of at least 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"expected top_p above 0 and up to 1, got {self.top_p}")
+        if not all(self.stop):
+            raise ValueError("expected stop strings that are not empty")
+        if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS:
+            raise ValueError(f"expected top_logprobs in 0..{MAX_TOP_LOGPROBS}, got {self.top_logprobs}")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of an answer.
+
+    Attributes:
+        token: Its text; where its bytes are not whole characters, with replacement characters.
+        utf8: Its bytes.
+        logprob: Natural logarithm of its probability before the temperature.
+        top: The most likely tokens at its place, most likely first: text, bytes, log-probability.
+    """
+
+    token: str
+    utf8: bytes
+    logprob: float
+    top: tuple[tuple[str, bytes, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPiece:
+    """A piece of an answer, and the tokens that it is made of where they were asked for."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ChatResult:
     """A finished answer; ``length`` means that it was cut at the limit of tokens."""
 
@@ -44,6 +105,7 @@ class ChatResult:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: Literal["stop", "length"]
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def chat_prompt(processor: EchoVLMProcessor, messages: Sequence[ChatMessage]) -> Prompt:
@@ -77,52 +139,3 @@ def _part(part: ChatPart, pictures: list[Pixels]) -> Content:
         raise ValueError("expected message parts of type text or image")
     pictures.append(np.asarray(picture.convert("RGB")))
     return {"type": "image"}
-
-
-def stream_answer(
-    backend: Backend, processor: EchoVLMProcessor, request: Request
-) -> Generator[str, None, ChatResult]:
-    """Pieces of text as the model writes them; the generator returns the whole answer.
-
-    The model writes in a thread of its own, so that a slow reader holds nobody up. Closing the generator
-    stops it at its next token. What the model raises is raised here.
-    """
-    pieces: queue.SimpleQueue[tuple[int, ...] | list[TurnAnswer] | BaseException] = queue.SimpleQueue()
-    stopped = threading.Event()
-
-    def work() -> None:
-        try:
-            pieces.put(
-                backend.stream(
-                    request,
-                    on_tokens=lambda ids: pieces.put(tuple(ids)),
-                    is_wanted=lambda: not stopped.is_set(),
-                )
-            )
-        except BaseException as err:  # handed to the reader of the stream, which raises it
-            pieces.put(err)
-
-    threading.Thread(target=work, name="sonoloop-chat", daemon=True).start()
-    spelled = DecodeStream(skip_special_tokens=True)
-    text = ""
-    try:
-        while isinstance(item := pieces.get(), tuple):
-            for token_id in item:
-                piece = spelled.step(processor.tokenizer.backend_tokenizer, token_id)
-                if piece:
-                    text += piece
-                    yield piece
-    finally:
-        stopped.set()
-    if isinstance(item, BaseException):
-        raise item
-    (answer,) = item
-    whole = answer_text(processor, answer.token_ids)
-    if len(whole) > len(text):  # bytes at the end that never became a character
-        yield whole[len(text) :]
-    return ChatResult(
-        text=whole,
-        prompt_tokens=len(request.prompt.token_ids),
-        completion_tokens=len(answer.token_ids),
-        finish_reason="stop" if answer.ended else "length",
-    )

@@ -156,7 +156,7 @@ def is_echovlm(folder: Path) -> bool:
     return any(".moe.experts." in key for keys in stored_keys(folder).values() for key in keys)
 
 
-def _check_keys(stored: set[str], expected: set[str], *, tied: bool) -> None:
+def check_keys(stored: set[str], expected: set[str], *, tied: bool) -> None:
     """Compare published names; a tied checkpoint may repeat the head.
 
     Raises:
@@ -175,7 +175,7 @@ def _check_shape(key: str, found: torch.Size, expected: torch.Size) -> None:
         raise CheckpointError(f"{key} has shape {tuple(found)}, the configuration says {tuple(expected)}")
 
 
-def _copy_weights(path: Path, keys: set[str], views: Mapping[str, Tensor]) -> None:
+def copy_weights(path: Path, keys: set[str], views: Mapping[str, Tensor]) -> None:
     """Copy tensors of one file into views of the same names; dtype and device are the views'.
 
     Raises:
@@ -188,7 +188,7 @@ def _copy_weights(path: Path, keys: set[str], views: Mapping[str, Tensor]) -> No
             views[key].copy_(tensor)
 
 
-def _check_tied_head(stored: Mapping[Path, set[str]]) -> None:
+def check_tied_head(stored: Mapping[Path, set[str]]) -> None:
     """A tied checkpoint may repeat the head; if the copy differs, one of the two would be lost.
 
     Raises:
@@ -226,12 +226,12 @@ def check_folder(folder: Path) -> EchoVLMConfig:
     with no_init_weights(), torch.device("meta"):
         state = EchoVLMForConditionalGeneration(config).state_dict()
     views = published_views(state, tied=config.tie_word_embeddings)
-    _check_keys(set().union(*stored.values()), set(views), tied=config.tie_word_embeddings)
+    check_keys(set().union(*stored.values()), set(views), tied=config.tie_word_embeddings)
     for path, keys in stored.items():
         for key, shape in _stored_shapes(path, keys & views.keys()).items():
             _check_shape(key, shape, views[key].shape)
     if config.tie_word_embeddings:
-        _check_tied_head(stored)
+        check_tied_head(stored)
     return config
 
 
@@ -259,11 +259,11 @@ def fill(
     tied = model.config.tie_word_embeddings
     views = published_views(model.state_dict(), tied=tied)
     views = {key: view for key, view in views.items() if expects(key)}
-    _check_keys(set().union(*stored.values()), set(views), tied=tied)
+    check_keys(set().union(*stored.values()), set(views), tied=tied)
     if tied:
-        _check_tied_head(stored)
+        check_tied_head(stored)
     for path, keys in stored.items():
-        _copy_weights(path, keys, views)
+        copy_weights(path, keys, views)
     if (folder / GENERATION_FILE).exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return len(views)
@@ -372,7 +372,7 @@ def save_state(
         expected = EchoVLMForConditionalGeneration(config).state_dict()
     tied = config.tie_word_embeddings
     views = published_views(state, tied=tied)
-    _check_keys(set(views), set(published_views(expected, tied=tied)), tied=tied)
+    check_keys(set(views), set(published_views(expected, tied=tied)), tied=tied)
     _write_weights(views, folder, max_shard_bytes)
     if generation_config is not None:
         generation_config.save_pretrained(folder)

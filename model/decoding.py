@@ -1,19 +1,18 @@
-"""The default backend: a loaded EchoVLM under continuous batching, one call at a time."""
+"""The default backend: a loaded EchoVLM under continuous batching."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
-import torch
-
 from sonoloop.model.engine_config import EngineConfig
-from sonoloop.model.generation import Backend, Progress, Request
+from sonoloop.model.expert_usage import ExpertUsage
+from sonoloop.model.generation import Backend
+from sonoloop.model.live import LiveBatch, most_inside
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
 from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.runner import ModelRunner
 from sonoloop.model.scheduler import Limits, Scheduler
-from sonoloop.model.structured import EntitiesGrammar
+from sonoloop.model.structured import Grammars
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -33,8 +32,8 @@ def answer_text(processor: EchoVLMProcessor, token_ids: Sequence[int]) -> str:
 class TransformersBackend(Backend):
     """Generates with transformers' modules over an arena of keys and values.
 
-    Calls from several threads take turns. In float32 an answer does not depend on the other requests of a
-    call, beyond rounding of the last bit: rows are never padded, and each attends to itself alone.
+    In float32 an answer does not depend on its company, beyond rounding of the last bit: rows are never
+    padded, and each attends to itself alone.
 
     Args:
         model: In evaluation mode; its decoder attends through the arena from then on.
@@ -47,28 +46,27 @@ class TransformersBackend(Backend):
     ) -> None:
         self._runner = ModelRunner(model)
         self._max_cached_tokens = int(config.kv_cache_gib * 2**30) // self._runner.arena.bytes_per_token
-        grammar = EntitiesGrammar(
+        grammars = Grammars(
             processor.tokenizer,
             vocab_size=int(model.config.text_config.vocab_size),
             end_id=processor.end_of_turn_id,
         )
-        limits = Limits(
-            config.max_rows, self._max_cached_tokens, max(config.max_step_tokens, config.max_rows)
-        )
-        self._scheduler = Scheduler(self._runner, grammar, end_ids(processor), limits)
-        self._lock = threading.Lock()
+        step_tokens = max(config.max_step_tokens, most_inside(config.max_rows))
+        limits = Limits(config.max_rows, self._max_cached_tokens, step_tokens)
+        scheduler = Scheduler(self._runner, grammars, end_ids(processor), limits)
+        super().__init__(LiveBatch(scheduler), grammars)
 
     @property
     def model(self) -> EchoVLMForConditionalGeneration:
         """The loaded model, for whoever measures it (expert usage)."""
         return self._runner.model
 
+    def new_usage(self) -> ExpertUsage:
+        """A count of experts for one request, on the model's device."""
+        text = self.model.config.text_config
+        return ExpertUsage(text.num_hidden_layers, text.num_experts, self.model.device)
+
     @property
     def context_tokens(self) -> int:
         """Tokens of a whole conversation that model and memory have room for."""
         return min(self._runner.context_tokens, self._max_cached_tokens)
-
-    def run(self, requests: Sequence[Request], *, streamed: bool) -> Progress:  # noqa: ARG002
-        """Answer requests that were checked; every step tells what it wrote."""
-        with self._lock, torch.inference_mode():
-            yield from self._scheduler.run(requests)

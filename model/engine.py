@@ -7,17 +7,18 @@ the lexicon's grammar. What generates the tokens is a `Backend`: transformers he
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from sonoloop.model.chat import ChatMessage, ChatResult, chat_prompt, stream_answer
+from sonoloop.model.chat import ChatMessage, ChatOptions, ChatPiece, ChatResult, chat_prompt
+from sonoloop.model.chat_stream import stream_answer
 from sonoloop.model.checkpoint import load_model
 from sonoloop.model.chosen import boxes_in_case
 from sonoloop.model.decoding import TransformersBackend, answer_text
 from sonoloop.model.engine_config import EngineConfig
+from sonoloop.model.expert_usage import ExpertUsage
 from sonoloop.model.generation import (
     Backend,
     Prompt,
@@ -31,12 +32,11 @@ from sonoloop.model.packed import can_pack, pack_for_inference
 from sonoloop.model.prepared import PreparedCase
 from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.prompts import parse_report, report_turns
-from sonoloop.model.structured import RowSpec
+from sonoloop.model.report_stream import stream_report
+from sonoloop.model.structured import JsonSpec, RowSpec
 from sonoloop.model.supervised import between_answers
 from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.lexicon import Entities, LesionBox, parse_generated
-
-logger = logging.getLogger(__name__)
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -83,6 +83,9 @@ class Engine(Protocol):
 class DraftingEngine(Generic[B]):
     """Drafts and chats with any backend.
 
+    Any number of threads may call at the same time: their requests share the model's steps, and in float32
+    an answer does not depend on its company. A failure of the model ends the requests that it belongs to.
+
     Args:
         backend: What generates.
         processor: Of the model folder.
@@ -91,6 +94,10 @@ class DraftingEngine(Generic[B]):
 
     def __init__(self, backend: B, processor: EchoVLMProcessor, config: EngineConfig) -> None:
         self.backend, self.processor, self.config = backend, processor, config
+
+    def load(self) -> tuple[int, int]:
+        """Rows running, and requests waiting."""
+        return self.backend.live.load()
 
     def draft(self, batch: Sequence[PreparedCase]) -> list[Draft | RejectedError]:
         """One draft or rejection per case, in order.
@@ -102,21 +109,34 @@ class DraftingEngine(Generic[B]):
         answers = _stage(self.backend.generate, requests)
         return [_attempt(lambda pair: self._draft(*pair), pair) for pair in zip(batch, answers, strict=True)]
 
-    def chat(
-        self,
-        messages: Sequence[ChatMessage],
-        *,
-        max_new_tokens: int = 512,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> ChatResult:
-        """Answer a free conversation; at temperature 0 the most likely token is taken.
+    def draft_stream(
+        self, case: PreparedCase, usage: ExpertUsage | None = None
+    ) -> Generator[str, None, Draft]:
+        """As `draft` for one case, its report in pieces; the generator's return value is the whole draft.
+
+        Closing the generator takes the case out of the batch.
+
+        Args:
+            case: The case.
+            usage: Counts which experts the case used; one of the backend's `new_usage`.
 
         Raises:
-            ValueError: the conversation is not one the chat template can write.
-            RejectedError: an image cannot be used, or the prompt is too long.
+            RejectedError: as of `draft`.
         """
-        stream = self.chat_stream(messages, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        request = replace(self._request(case), usage=usage)
+        self.backend.check(request)
+        answers = yield from stream_report(self.backend, self.processor, request)
+        return self._draft(case, answers)
+
+    def chat(self, messages: Sequence[ChatMessage], options: ChatOptions | None = None) -> ChatResult:
+        """Answer a free conversation.
+
+        Raises:
+            SchemaError: no answer can be written under the schema.
+            ValueError: the conversation is not one the chat template can write; the text does not quote it.
+            RejectedError: an image cannot be used, the prompt is too long, or the model failed.
+        """
+        stream = self.chat_stream(messages, options)
         while True:
             try:
                 next(stream)
@@ -125,24 +145,60 @@ class DraftingEngine(Generic[B]):
                 return result
 
     def chat_stream(
-        self,
-        messages: Sequence[ChatMessage],
-        *,
-        max_new_tokens: int = 512,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Generator[str, None, ChatResult]:
+        self, messages: Sequence[ChatMessage], options: ChatOptions | None = None
+    ) -> Generator[ChatPiece, None, ChatResult]:
         """As `chat`, in pieces of text; the generator's return value is the whole result.
 
-        Raises before the first piece what `chat` raises. Closing the generator stops the model. An answer
-        that would outgrow the context is cut there.
+        Raises before the first piece what `chat` raises. Closing the generator ends this answer and no other.
+        An answer that would outgrow the context is cut there.
         """
+        options = options or ChatOptions()
+        request = self._chat_request(messages, options)
+        self.backend.check(request)
+        return stream_answer(self.backend, self.processor, request, options)
+
+    def answer(
+        self, conversations: Sequence[Sequence[ChatMessage]], *, max_new_tokens: int = 512
+    ) -> list[ChatResult | RejectedError]:
+        """As `chat` for many conversations at once, each with the most likely tokens.
+
+        One answer or rejection per conversation, in order.
+
+        Raises:
+            ValueError: as of `chat`.
+        """
+        options = ChatOptions(max_new_tokens)
+        requests = [
+            _attempt(lambda messages: self._chat_request(messages, options), messages)
+            for messages in conversations
+        ]
+        answers = _stage(self.backend.generate, requests)
+        return [
+            _attempt(lambda pair: self._chat_result(*pair), p) for p in zip(requests, answers, strict=True)
+        ]
+
+    def _chat_request(self, messages: Sequence[ChatMessage], options: ChatOptions) -> Request:
         prompt = chat_prompt(self.processor, messages)
         self._check_length(len(prompt.token_ids))
         room = max(1, self.backend.context_tokens - len(prompt.token_ids) - 1)
-        request = Request(prompt, (Turn(min(max_new_tokens, room)),), Sampling(temperature, seed))
-        self.backend.check(request)
-        return stream_answer(self.backend, self.processor, request)
+        constraint = None if options.schema is None else JsonSpec(options.schema)
+        turn = Turn(min(options.max_new_tokens, room), constraint=constraint)
+        sampling = Sampling(options.temperature, options.seed, options.top_p, options.top_logprobs or 0)
+        return Request(prompt, (turn,), sampling)
+
+    def _chat_result(
+        self, request: Request | RejectedError, answers: list[TurnAnswer] | RejectedError
+    ) -> ChatResult:
+        if isinstance(answers, RejectedError):
+            raise answers
+        assert isinstance(request, Request)
+        (written,) = answers
+        return ChatResult(
+            text=answer_text(self.processor, written.token_ids),
+            prompt_tokens=len(request.prompt.token_ids),
+            completion_tokens=len(written.token_ids),
+            finish_reason="stop" if written.ended else "length",
+        )
 
     def _request(self, case: PreparedCase) -> Request:
         """The conversation of a case.
@@ -260,21 +316,5 @@ def _stage(
 ) -> list[T | RejectedError]:
     """Run a batch stage on the items that are not rejected yet; results come back in their places."""
     alive = [item for item in items if not isinstance(item, RejectedError)]
-    results = iter(_in_halves_on_failure(work, alive) if alive else [])
+    results = iter(work(alive))
     return [item if isinstance(item, RejectedError) else next(results) for item in items]
-
-
-def _in_halves_on_failure(
-    work: Callable[[Sequence[S]], list[T | RejectedError]], items: Sequence[S]
-) -> list[T | RejectedError]:
-    """If the batch fails as a whole (memory, a kernel), find the items that fail alone."""
-    try:
-        return work(items)
-    except (RuntimeError, ValueError, IndexError, MemoryError) as err:
-        if len(items) == 1:
-            return [RejectedError(Reason.MODEL_FAILED, type(err).__name__, retryable=True)]
-        logger.warning("a batch of %d failed (%s); it runs in halves", len(items), type(err).__name__)
-        half = len(items) // 2
-        return [
-            result for part in (items[:half], items[half:]) for result in _in_halves_on_failure(work, part)
-        ]

@@ -93,6 +93,12 @@ class ExpertUsage:
         device = self._counts_LE.device
         self._counts_LE[layer].scatter_add_(0, index_NK.flatten().to(device), pairs.flatten().to(device))
 
+    def add_layers(self, logits_LNE: Tensor, num_active: int) -> None:
+        """Count all layers' choices, from the router logits ``(L, N, E)`` of real tokens, K of E each."""
+        chosen_LNK = logits_LNE.softmax(dim=-1).topk(num_active).indices  # as the router itself does
+        index_LC = chosen_LNK.flatten(start_dim=1)
+        self._counts_LE.scatter_add_(1, index_LC, torch.ones_like(index_LC))
+
     def reset(self) -> None:
         """Forget what was counted."""
         self._counts_LE.zero_()

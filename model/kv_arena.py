@@ -10,6 +10,7 @@ attended together over the arena in place: nothing is gathered, and keys are not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,17 +115,40 @@ class KVArena:
         """Memory that one token takes over all layers."""
         return int(2 * self._num_layers * self._num_heads * self._head_dim * self._dtype.itemsize)
 
-    def reserve(self, num_slots: int, capacity: int) -> None:
-        """Make room for empty slots; tensors that are large enough are kept."""
-        if self._keys and self._keys[0].shape[0] >= num_slots and self._keys[0].shape[2] >= capacity:
-            return
-        self._keys, self._values = [], []  # the old ones go first, so that both never stand side by side
+    @property
+    def num_slots(self) -> int:
+        """Slots that there is room for."""
+        return self._keys[0].shape[0] if self._keys else 0
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that each slot has room for."""
+        return self._keys[0].shape[2] if self._keys else 0
+
+    def resize(self, num_slots: int, capacity: int, lengths: Sequence[int] = ()) -> None:
+        """Make the tensors anew, layer by layer: two of one layer stand side by side at most.
+
+        Args:
+            num_slots: Of the new tensors.
+            capacity: Of each slot.
+            lengths: Tokens that the first slots hold now and go on to hold; the others are empty.
+
+        Raises:
+            RuntimeError: there is not enough memory; the arena is empty then.
+        """
         shape = (num_slots, self._num_heads, capacity, self._head_dim)
-        for tensors in (self._keys, self._values):
-            # zeros, not empty: a masked key that is not finite would still spoil the sum of values
-            tensors += [
-                torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(self._num_layers)
-            ]
+        longest = max(lengths, default=0)
+        old = [self._keys, self._values] if longest else [[], []]
+        self._keys, self._values = [], []
+        made: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for layer in range(self._num_layers):
+            for tensors, before in zip(made, old, strict=True):
+                # zeros, not empty: a masked key that is not finite would still spoil the sum of values
+                tensors.append(torch.zeros(shape, dtype=self._dtype, device=self._device))
+                if before:
+                    kept = before.pop(0)[: len(lengths), :, :longest]
+                    tensors[layer][: len(lengths), :, :longest] = kept  # behind a shorter row it is empty
+        self._keys, self._values = made
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Store a step's keys and values ``(1, G, N, d)``; returns the layer's whole tensors."""
@@ -138,6 +162,11 @@ class KVArena:
         """Copy the first ``length`` tokens of one slot to another."""
         for tensor in (*self._keys, *self._values):
             tensor[target, :, :length] = tensor[source, :, :length]
+
+    def clear(self, slot: int, length: int) -> None:
+        """Empty the first ``length`` tokens of a slot."""
+        for tensor in (*self._keys, *self._values):
+            tensor[slot, :, :length] = 0
 
     def snapshot(self, slot: int, length: int) -> tuple[Tensor, ...]:
         """Copies of a slot's first ``length`` tokens, for `restore`."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sonoloop.model.generation import Prompt
 from sonoloop.model.kv_arena import KVArena, StepPlan, use_arena_attention
-from sonoloop.model.modeling import EchoVLMForConditionalGeneration
+from sonoloop.model.modeling import EchoVLMForConditionalGeneration, RouterSink
 from sonoloop.model.patches import Grids, Patches
 
 _NUM_CACHED_IMAGES = 64
@@ -83,7 +83,14 @@ class ModelRunner:
         embeddings: Tensor = self.model.get_input_embeddings()(token_ids)
         return embeddings
 
-    def step(self, embeddings_ND: Tensor, positions_3N: Tensor, plan: StepPlan, last_R: Tensor) -> Tensor:
+    def step(
+        self,
+        embeddings_ND: Tensor,
+        positions_3N: Tensor,
+        plan: StepPlan,
+        last_R: Tensor,
+        router_sink: RouterSink | None = None,
+    ) -> Tensor:
         """Feed N tokens and read the logits of R of them.
 
         Args:
@@ -91,6 +98,7 @@ class ModelRunner:
             positions_3N: Their M-RoPE positions, int64.
             plan: Where they belong in the arena.
             last_R: Indices of the tokens whose successor is wanted, int64; may be empty.
+            router_sink: Where to leave the router logits ``(N, E)`` of each layer; None leaves none.
 
         Returns:
             ``(R, V)`` float32.
@@ -102,6 +110,7 @@ class ModelRunner:
             past_key_values=self.arena,
             attention_mask={"full_attention": plan},
             use_cache=False,
+            router_sink=router_sink,
         ).last_hidden_state[0]
         logits_RV: Tensor = self.model.lm_head(hidden_ND[last_R])
         return logits_RV.float()

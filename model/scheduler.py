@@ -4,29 +4,32 @@ Every row reads its prompt, writes an answer, reads the next turn's text, and so
 so that nothing is read twice. A step feeds what each row has waiting: one token of a row that writes, a chunk
 of a row that reads. A row that is done frees its slot at once, and the next request takes it.
 
-Shape letters: N tokens of a step, R rows whose next token is wanted, V vocabulary, D model width.
+Shape letters: N tokens of a step, R rows whose next token is wanted, V vocabulary, A tokens that a row may
+take, D model width.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sonoloop.model.generation import Progress, Request, TurnAnswer
+from sonoloop.model.generation import Outcome, Request, Token, TurnAnswer, model_failed
 from sonoloop.model.kv_arena import plan_step
+from sonoloop.model.modeling import RouterSink
 from sonoloop.model.runner import EmbeddedPrompt, ModelRunner
-from sonoloop.model.structured import EntitiesGrammar, RowConstraint
+from sonoloop.model.sampling import choose, most_likely
+from sonoloop.model.structured import Grammars, RowConstraint
 
 _MIN_SHARED = 16
 """Shared prompt beginnings shorter than this are cheaper to read again than to keep."""
 _NUM_PREFIXES = 8
 _CAPACITY_STEP = 64
-"""Slots grow in steps of so many tokens, so that batches of like length reuse the arena."""
+"""Slots grow in steps of so many tokens, so that requests of like length reuse the arena."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Limits:
 
     Attributes:
         max_rows: Requests under way at the same time.
-        max_cached_tokens: Tokens of keys and values, over all slots, used or not.
+        max_cached_tokens: Tokens of keys and values: of all slots, used or not, and of kept beginnings.
         max_step_tokens: Tokens that one step feeds; longer prompts are read in chunks.
     """
 
@@ -45,114 +48,102 @@ class Limits:
 
 
 @dataclass(eq=False, slots=True)
-class _Row:
-    """A request under way."""
+class Row:
+    """A request under way.
 
-    index: int
+    Attributes:
+        request: What is asked.
+        prompt: Embedded when the row first enters.
+        slot: Its place in the arena while it is inside.
+        length: Tokens that the slot holds.
+        text: All tokens after the prompt, read and to be read: answers, their ends, the texts between.
+        answer: Tokens of the turn's answer so far.
+        num_told: How many of them were told of.
+    """
+
     request: Request
-    prompt: EmbeddedPrompt
-    slot: int
+    prompt: EmbeddedPrompt | None = None
+    slot: int = -1
     length: int = 0
-    turn: int = 0
-    waiting: list[int] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
+    text: list[int] = field(default_factory=list)
+    answer: list[Token] = field(default_factory=list)
+    num_told: int = 0
     answers: list[TurnAnswer] = field(default_factory=list)
+    is_over: bool = False
     constraint: RowConstraint | None = None
     generator: torch.Generator | None = None
 
     @property
+    def num_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt.token_ids)
+
+    @property
     def prompt_left(self) -> int:
         """Tokens of the prompt that are still to be read."""
-        return max(0, len(self.request.prompt.token_ids) - self.length)
+        return max(0, self.num_prompt - self.length)
 
     @property
     def num_waiting(self) -> int:
-        return self.prompt_left + len(self.waiting)
+        """Tokens that are still to be read."""
+        return self.num_prompt + len(self.text) - self.length
 
 
 class Scheduler:
-    """Runs requests on one model.
+    """Runs rows on one model; a `sonoloop.model.live.Stepper`.
 
     Args:
         runner: The model.
-        grammar: For constrained turns; None where there are none.
+        grammars: Of constrained turns; None where there are none.
         end_ids: Tokens that end an answer; the first of them is what the conversation goes on with.
         limits: Bounds of rows and memory.
     """
 
     def __init__(
-        self, runner: ModelRunner, grammar: EntitiesGrammar | None, end_ids: Sequence[int], limits: Limits
+        self, runner: ModelRunner, grammars: Grammars | None, end_ids: Sequence[int], limits: Limits
     ) -> None:
-        self._runner, self._grammar, self._limits = runner, grammar, limits
+        self._runner, self._grammars, self._limits = runner, grammars, limits
+        self.max_rows = limits.max_rows
         self._end_ids = tuple(end_ids)
+        self._rows: list[Row] = []  # by slot
         self._prefixes: OrderedDict[tuple[int, ...], tuple[Tensor, ...]] = OrderedDict()
+        self._num_embedded = 0
 
-    def run(self, requests: Sequence[Request]) -> Progress:
-        """Answer requests; closing the iterator stops the model.
-
-        Yields:
-            ``(request index, new token ids, answers)`` after each step for each row that wrote; ``answers``
-            is None until the row is done.
-        """
-        waiting = deque(sorted(range(len(requests)), key=lambda i: -requests[i].max_tokens()))
-        rows: list[_Row] = []
-        num_slots = 0
-        while waiting or rows:
-            if not rows:  # the longest request left sets the size of the slots
-                num_slots = self._reserve(requests[waiting[0]].max_tokens(), len(waiting))
-            while waiting and len(rows) < num_slots:
-                index = waiting.popleft()
-                rows.append(self._enter(index, requests[index], slot=len(rows)))
-            for row, token_ids in self._step(rows):
-                done = row.turn == len(row.request.turns)
-                yield row.index, token_ids, row.answers if done else None
-            rows = self._leave(rows)
-
-    def _reserve(self, longest: int, num_waiting: int) -> int:
-        """Make slots for the longest request; returns how many."""
-        rounded = math.ceil(longest / _CAPACITY_STEP) * _CAPACITY_STEP
-        capacity = max(longest, min(rounded, self._limits.max_cached_tokens))
-        num_slots = min(self._limits.max_rows, num_waiting, self._limits.max_cached_tokens // capacity)
-        num_slots = max(1, num_slots)
-        self._runner.arena.reserve(num_slots, capacity)
-        return num_slots
-
-    def _enter(self, index: int, request: Request, slot: int) -> _Row:
-        row = _Row(index, request, self._runner.embed_prompt(request.prompt), slot)
+    def open(self, request: Request) -> Row:
+        """A row, not yet inside; nothing is computed. Any thread may call."""
+        row = Row(request)
         if request.sampling.temperature > 0:
             row.generator = torch.Generator().manual_seed(request.sampling.seed)
-        saved = self._prefixes.get(self._shared(row))
-        if saved is not None:
-            self._runner.arena.restore(slot, saved)
-            row.length = row.prompt.num_shared
         self._begin_turn(row)
         return row
 
-    def _shared(self, row: _Row) -> tuple[int, ...]:
-        """The tokens before a prompt's first image, where they are worth keeping."""
-        num_shared = row.prompt.num_shared
-        return tuple(row.request.prompt.token_ids[:num_shared]) if num_shared >= _MIN_SHARED else ()
+    @torch.inference_mode()
+    def admit(self, row: Row) -> bool:
+        """Give a row a slot, where memory allows and this step has not embedded much already."""
+        longest_read = self._limits.max_step_tokens
+        if self._rows and self._num_embedded and self._num_embedded + row.num_prompt > longest_read:
+            return False  # rows that write wait for the images of those that enter
+        if not self._make_room(row):
+            return False
+        self._num_embedded += row.num_prompt
+        row.prompt = row.prompt or self._runner.embed_prompt(row.request.prompt)
+        row.slot, row.length = len(self._rows), 0
+        if row.request.usage is not None:
+            row.request.usage.reset()  # one that was taken out is read from its beginning
+        self._rows.append(row)
+        shared = self._shared(row, row.prompt)
+        if shared in self._prefixes:
+            # kept longest, or a few questions would drive out what all drafts begin with
+            self._prefixes.move_to_end(shared)
+            self._runner.arena.restore(row.slot, self._prefixes[shared])
+            row.length = row.prompt.num_shared
+        return True
 
-    def _keep_prefix(self, row: _Row) -> None:
-        shared = self._shared(row)
-        if shared and shared not in self._prefixes:
-            self._prefixes[shared] = self._runner.arena.snapshot(row.slot, len(shared))
-            if len(self._prefixes) > _NUM_PREFIXES:
-                self._prefixes.popitem(last=False)
-
-    def _begin_turn(self, row: _Row) -> None:
-        """Queue what the turn's answer must begin with."""
-        row.constraint = None
-        spec = row.request.turns[row.turn].constraint
-        if spec is not None:
-            assert self._grammar is not None, "a constrained turn needs a grammar"
-            row.constraint = RowConstraint(self._grammar, spec)
-            self._write(row, row.constraint.take_forced(), 0.0)
-
-    def _step(self, rows: list[_Row]) -> list[tuple[_Row, list[int]]]:
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Row, list[Token], Outcome | None]]:
         """Feed one step and let the rows that have read everything write; returns who wrote what."""
-        fed = self._share_step(rows)
+        self._num_embedded = 0
+        fed = self._share_step()
         embeddings, positions, last = [], [], []
         position = -1
         for row, count in fed:
@@ -163,114 +154,212 @@ class Scheduler:
             last.append(position)
         plan = plan_step(
             [(row.slot, count) for row, count in fed],
-            [row.length for row in rows],
+            [row.length for row in self._rows],
             dtype=self._runner.model.dtype,
             device=self._runner.model.device,
         )
+        sink: RouterSink | None = {} if any(row.request.usage is not None for row, _ in fed) else None
         writers = [(row, at) for (row, count), at in zip(fed, last, strict=True) if row.num_waiting == count]
-        logits_RV = self._runner.step(
-            torch.cat(embeddings),
-            torch.cat(positions, dim=1),
-            plan,
-            torch.tensor([at for _, at in writers], dtype=torch.int64, device=self._runner.model.device),
-        )
+        try:
+            logits_RV = self._runner.step(
+                torch.cat(embeddings),
+                torch.cat(positions, dim=1),
+                plan,
+                torch.tensor([at for _, at in writers], dtype=torch.int64, device=self._runner.model.device),
+                sink,
+            )
+            log_probs_RV = logits_RV.log_softmax(dim=-1)  # as large again as the logits
+            best_R = log_probs_RV.argmax(dim=-1)
+        except Exception:
+            for row, count in fed:  # whatever the step has stored, `remove` is to empty it
+                row.length += count
+            raise
+        if sink is not None:
+            self._count_experts(fed, sink)
+        best = list(zip(best_R.tolist(), log_probs_RV.gather(1, best_R[:, None])[:, 0].tolist(), strict=True))
         for row, count in fed:
             self._advance(row, count)
-        return self._write_next([row for row, _ in writers], logits_RV)
+        return [
+            self._write_next(row, Token(*best[at]), logits_RV[at], log_probs_RV[at])
+            for at, (row, _) in enumerate(writers)
+        ]
 
-    def _share_step(self, rows: list[_Row]) -> list[tuple[_Row, int]]:
+    @torch.inference_mode()
+    def remove(self, row: Row) -> None:
+        """Free a row's slot; the last row moves there, so that the slots in use stay together.
+
+        Slots are left empty: what is not finite in one would reach the next row there through its mask.
+        """
+        if not (0 <= row.slot < len(self._rows) and self._rows[row.slot] is row):
+            return
+        arena, last = self._runner.arena, self._rows.pop()
+        arena.clear(row.slot, row.length)
+        if last is not row:
+            arena.move(last.slot, row.slot, last.length)
+            arena.clear(last.slot, last.length)
+            last.slot = row.slot
+            self._rows[row.slot] = last
+        row.slot, row.length = -1, 0
+
+    def _count_experts(self, fed: list[tuple[Row, int]], sink: RouterSink) -> None:
+        num_active = self._runner.model.config.text_config.num_experts_per_tok
+        logits_LNE = torch.stack(list(sink.values()))
+        parts = torch.split(logits_LNE, [count for _, count in fed], dim=1)
+        for (row, _), part_LNE in zip(fed, parts, strict=True):
+            if row.request.usage is not None:
+                row.request.usage.add_layers(part_LNE, num_active)
+
+    def _make_room(self, row: Row) -> bool:
+        """See that the arena has a slot for a row, for the longest that it and the others can become."""
+        arena, budget = self._runner.arena, self._limits.max_cached_tokens
+        num_rows = len(self._rows) + 1
+        longest = max(each.request.max_tokens() for each in (*self._rows, row))
+        if num_rows * longest > budget:
+            assert self._rows, "expected a request that was checked"
+            return False
+        if arena.num_slots >= num_rows and arena.capacity >= longest:
+            return True
+        rounded = math.ceil(longest / _CAPACITY_STEP) * _CAPACITY_STEP
+        capacity = next(
+            size for size in (max(rounded, arena.capacity), rounded, longest) if num_rows * size <= budget
+        )
+        doubled = min(2 * len(self._rows), self.max_rows, budget // capacity)
+        num_slots = max(num_rows, arena.num_slots if arena.num_slots * capacity <= budget else 0, doubled)
+        self._keep_prefixes_within(budget - num_slots * capacity)
+        arena.resize(num_slots, capacity, [each.length for each in self._rows])
+        return True
+
+    def _shared(self, row: Row, prompt: EmbeddedPrompt) -> tuple[int, ...]:
+        """The tokens before a prompt's first image, where they are worth keeping."""
+        worth_keeping = prompt.num_shared >= _MIN_SHARED
+        return tuple(row.request.prompt.token_ids[: prompt.num_shared]) if worth_keeping else ()
+
+    def _keep_prefix(self, row: Row, prompt: EmbeddedPrompt) -> None:
+        arena, shared = self._runner.arena, self._shared(row, prompt)
+        room = self._limits.max_cached_tokens - arena.num_slots * arena.capacity
+        if shared and shared not in self._prefixes and len(shared) <= room:
+            self._prefixes[shared] = arena.snapshot(row.slot, len(shared))
+            self._keep_prefixes_within(room)
+
+    def _keep_prefixes_within(self, num_tokens: int) -> None:
+        while self._prefixes and (
+            len(self._prefixes) > _NUM_PREFIXES or sum(map(len, self._prefixes)) > num_tokens
+        ):
+            self._prefixes.popitem(last=False)
+
+    def _share_step(self) -> list[tuple[Row, int]]:
         """How many tokens each row feeds: rows that write first, then readers as far as the step allows."""
         left = self._limits.max_step_tokens
         shares = {}
-        for row in sorted(rows, key=lambda row: row.num_waiting):
+        for row in sorted(self._rows, key=lambda row: row.num_waiting):
             shares[row.slot] = min(row.num_waiting, left)
             left -= shares[row.slot]
-        return [(row, shares[row.slot]) for row in rows if shares[row.slot]]
+        return [(row, shares[row.slot]) for row in self._rows if shares[row.slot]]
 
-    def _next_inputs(self, row: _Row, count: int) -> tuple[Tensor, Tensor]:
+    def _next_inputs(self, row: Row, count: int) -> tuple[Tensor, Tensor]:
         """Embeddings ``(count, D)`` and positions ``(3, count)`` of a row's next tokens."""
+        assert row.prompt is not None, "a row that entered has read its images"
         from_prompt = min(count, row.prompt_left)
-        rest = row.waiting[: count - from_prompt]
         begin, end = row.length, row.length + from_prompt
         embeddings, positions = row.prompt.embeddings_TD[begin:end], row.prompt.positions_3T[:, begin:end]
-        if not rest:
+        if count == from_prompt:
             return embeddings, positions
         device = positions.device
-        first = row.prompt.next_position + max(0, row.length - len(row.request.prompt.token_ids))
+        at = max(0, row.length - row.num_prompt)
+        rest = row.text[at : at + count - from_prompt]
+        first = row.prompt.next_position + at
         text_3N = torch.arange(first, first + len(rest), device=device).expand(3, -1)
         text_ND = self._runner.embed_tokens(torch.tensor(rest, device=device))
         return torch.cat([embeddings, text_ND]), torch.cat([positions, text_3N], dim=1)
 
-    def _advance(self, row: _Row, count: int) -> None:
-        before, from_prompt = row.length, min(count, row.prompt_left)
-        row.waiting = row.waiting[count - from_prompt :]
+    def _advance(self, row: Row, count: int) -> None:
+        assert row.prompt is not None, "a row that entered has read its images"
+        before = row.length
         row.length += count
         if before < row.prompt.num_shared <= row.length:
-            self._keep_prefix(row)
+            self._keep_prefix(row, row.prompt)
 
-    def _write_next(self, rows: list[_Row], logits_RV: Tensor) -> list[tuple[_Row, list[int]]]:
-        log_probs_RV = logits_RV.log_softmax(dim=-1)
-        best_R = log_probs_RV.argmax(dim=-1)
-        best = list(zip(best_R.tolist(), log_probs_RV.gather(1, best_R[:, None])[:, 0].tolist(), strict=True))
-        written = []
-        for position, row in enumerate(rows):
-            before = len(row.token_ids)
-            if row.constraint is not None:
-                self._choose(row, row.constraint, logits_RV[position])
-            elif row.generator is None:
-                self._write(row, [best[position][0]], best[position][1])
-            else:
-                self._draw(row, log_probs_RV[position], row.generator)
-            written.append((row, row.token_ids[before:]))
-            self._finish_turns(row)
-        return written
+    def _write_next(
+        self, row: Row, best: Token, logits_V: Tensor, log_probs_V: Tensor
+    ) -> tuple[Row, list[Token], Outcome | None]:
+        """Let a row write one token, and what follows from it; returns what is to be told."""
+        outcome: Outcome | None = None
+        try:
+            if not math.isfinite(best.log_prob):
+                raise FloatingPointError("expected finite logits")
+            if not self._has_ended(row):
+                self._choose(row, best, logits_V, log_probs_V)
+            told = row.answer[row.num_told :]
+            row.num_told = len(row.answer)
+            self._finish_turn(row)
+        except (ArithmeticError, RuntimeError, ValueError, IndexError) as err:  # of this row alone
+            told, outcome = [], model_failed(err)
+        if outcome is None and row.is_over:
+            outcome = row.answers
+        if outcome is not None:
+            self.remove(row)
+        return row, told, outcome
 
-    def _draw(self, row: _Row, log_probs_V: Tensor, generator: torch.Generator) -> None:
-        scaled_V = (log_probs_V / row.request.sampling.temperature).softmax(dim=-1).cpu()
-        token_id = int(torch.multinomial(scaled_V, 1, generator=generator))
-        self._write(row, [token_id], float(log_probs_V[token_id]))
+    def _has_ended(self, row: Row) -> bool:
+        return bool(row.answer) and row.answer[-1].token_id in self._end_ids
 
-    def _choose(self, row: _Row, constraint: RowConstraint, logits_V: Tensor) -> None:
-        """The most likely token that the grammar admits, and whatever it then forces."""
-        allowed = constraint.allowed()
+    def _choose(self, row: Row, best: Token, logits_V: Tensor, log_probs_V: Tensor) -> None:
+        """Take a token; under a grammar among those that it admits, and then whatever it forces."""
+        sampling = row.request.sampling
+        if row.constraint is None:
+            if row.generator is not None:
+                token_id = choose(log_probs_V, sampling, row.generator)
+                best = Token(token_id, float(log_probs_V[token_id]))
+            self._write(row, [best._replace(top=most_likely(log_probs_V, sampling.num_top))])
+            return
+        allowed = row.constraint.allowed()
         log_probs_A = logits_V[torch.from_numpy(allowed).to(logits_V.device)].log_softmax(dim=-1)
-        best = int(log_probs_A.argmax())
-        constraint.choose(int(allowed[best]), allowed, log_probs_A.exp().cpu().numpy())
-        self._write(row, [int(allowed[best])], float(log_probs_A[best]))
-        if row.token_ids[-1] not in self._end_ids:
-            self._write(row, constraint.take_forced(), 0.0)
+        taken = choose(log_probs_A, sampling, row.generator)
+        top = tuple((int(allowed[at]), p) for at, p in most_likely(log_probs_A, sampling.num_top))
+        token = Token(int(allowed[taken]), float(log_probs_A[taken]), top)
+        row.constraint.choose(token.token_id, allowed, log_probs_A.exp().cpu().numpy())
+        self._write(row, [token])
+        if not self._has_ended(row):
+            self._write_forced(row, row.constraint.take_forced())
 
-    def _write(self, row: _Row, token_ids: list[int], log_prob: float) -> None:
+    def _write_forced(self, row: Row, token_ids: Sequence[int]) -> None:
+        is_told = row.request.sampling.num_top > 0
+        self._write(row, [Token(i, 0.0, ((i, 0.0),) if is_told else ()) for i in token_ids])
+
+    def _write(self, row: Row, tokens: list[Token]) -> None:
         """Add to the answer, up to its limit, and queue for reading."""
-        token_ids = token_ids[: row.request.turns[row.turn].max_new_tokens - len(row.token_ids)]
-        row.token_ids += token_ids
-        row.log_probs += [log_prob] * len(token_ids)
-        row.waiting += token_ids
-        finished = row.constraint is not None and row.constraint.is_finished()
-        if token_ids and finished and row.token_ids[-1] not in self._end_ids:
-            self._write(row, [self._end_ids[0]], 0.0)  # the grammar leaves nothing else
+        turn = row.request.turns[len(row.answers)]
+        tokens = tokens[: turn.max_new_tokens - len(row.answer)]
+        row.answer += tokens
+        row.text += [token.token_id for token in tokens]
+        if (
+            tokens
+            and row.constraint is not None
+            and row.constraint.is_finished()
+            and not self._has_ended(row)
+        ):
+            self._write_forced(row, self._end_ids[:1])  # the grammar leaves nothing else
 
-    def _finish_turns(self, row: _Row) -> None:
+    def _begin_turn(self, row: Row) -> None:
+        """Queue what the turn's answer must begin with."""
+        row.answer, row.num_told, row.constraint = [], 0, None
+        spec = row.request.turns[len(row.answers)].constraint
+        if spec is not None:
+            assert self._grammars is not None, "a constrained turn needs a grammar"
+            row.constraint = RowConstraint(self._grammars, spec)
+            self._write_forced(row, row.constraint.take_forced())
+
+    def _finish_turn(self, row: Row) -> None:
         """Close the turn if its answer ended or reached its limit, and begin the next."""
-        turns = row.request.turns
-        ended = bool(row.token_ids) and row.token_ids[-1] in self._end_ids
-        if not ended and len(row.token_ids) < turns[row.turn].max_new_tokens:
+        turns, ended = row.request.turns, self._has_ended(row)
+        if not ended and len(row.answer) < turns[len(row.answers)].max_new_tokens:
             return
         values = row.constraint.value_probabilities if row.constraint is not None else {}
-        row.answers.append(TurnAnswer(tuple(row.token_ids), tuple(row.log_probs), values, ended))
-        row.token_ids, row.log_probs = [], []
-        row.turn = row.turn + 1 if ended else len(turns)
-        if row.turn < len(turns):
-            row.waiting[-1:] = [self._end_ids[0], *turns[row.turn].text_ids]
+        ids, log_probs = (
+            tuple(column) for column in zip(*((t.token_id, t.log_prob) for t in row.answer), strict=True)
+        )
+        row.answers.append(TurnAnswer(ids, log_probs, values, ended))
+        row.is_over = not ended or len(row.answers) == len(turns)
+        if not row.is_over:
+            row.text[-1:] = [self._end_ids[0], *turns[len(row.answers)].text_ids]
             self._begin_turn(row)
-
-    def _leave(self, rows: list[_Row]) -> list[_Row]:
-        """Drop finished rows; the last rows move into their slots, so that the slots in use stay together."""
-        kept = [row for row in rows if row.turn < len(row.request.turns)]
-        free = sorted({row.slot for row in rows} - {row.slot for row in kept})
-        for row in sorted(kept, key=lambda row: -row.slot):
-            if not free or free[0] > row.slot:
-                break
-            self._runner.arena.move(row.slot, free[0], row.length)
-            row.slot = free.pop(0)
-        return sorted(kept, key=lambda row: row.slot)

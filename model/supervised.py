@@ -15,10 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sonoloop.model.patches import Patches
+from sonoloop.model.patches import Grids, Patches
 from sonoloop.model.prepared import PreparedCase
-from sonoloop.model.processor import END_OF_TURN, EchoVLMProcessor
-from sonoloop.model.prompts import Language, entities_turns, format_report, report_turns
+from sonoloop.model.processor import END_OF_TURN, IMAGE_TOKEN, EchoVLMProcessor
+from sonoloop.model.prompts import (
+    Conversation,
+    Language,
+    entities_turns,
+    format_report,
+    message,
+    report_turns,
+)
 from sonoloop.platform.lexicon import Entities, LesionBox, Organ, generated_text
 
 IGNORED = -100
@@ -50,6 +57,7 @@ class SupervisedExample:
         mm_token_type_ids: ``(T,)`` int64, 1 at image tokens, else 0.
         patches: Of all images.
         image_grid_thw: ``(N, 3)`` int64.
+        weight: What its tokens count in the loss, 1 as a rule.
     """
 
     input_ids: Tensor
@@ -57,6 +65,7 @@ class SupervisedExample:
     mm_token_type_ids: Tensor
     patches: Patches
     image_grid_thw: Tensor
+    weight: float = 1.0
 
 
 def between_answers(
@@ -77,56 +86,99 @@ def between_answers(
 
 
 def conversation_pieces(
-    processor: EchoVLMProcessor, case: PreparedCase, target: Target, language: Language = "en"
+    processor: EchoVLMProcessor, turns: Conversation, image_grid_thw: Grids
 ) -> list[tuple[str, bool]]:
-    """The conversation's text in order, each piece with whether the assistant wrote it.
+    """A conversation's text in order, images expanded, each piece with whether the assistant wrote it.
+
+    Args:
+        processor: Spells the turns by its chat template.
+        turns: They end with the assistant's.
+        image_grid_thw: ``(N, 3)``, one row for each image in the turns.
 
     Raises:
-        ValueError: the chat template does not close an assistant turn with ``<|im_end|>``.
+        ValueError: the last turn is not the assistant's, the images are not N, or the chat template does not
+            write an assistant turn as its text and ``<|im_end|>``.
     """
-    report, entities = target.answers(language)
-    num_images, organ = len(case.image_grid_thw), case.organ_hint
-    first = processor.render(report_turns(num_images, organ, language=language), open_answer=True)
-    return [
-        (processor.expand(first, case.image_grid_thw), False),
-        (report + END_OF_TURN, True),
-        (between_answers(processor, num_images, organ, language), False),
-        (entities + END_OF_TURN, True),
-    ]
+    if not turns or turns[-1]["role"] != "assistant":
+        raise ValueError("expected a conversation that ends with a turn of the assistant")
+    pieces: list[tuple[str, bool]] = []
+    written, grids = "", list(image_grid_thw)
+    for index, turn in enumerate(turns):
+        if turn["role"] == "assistant":
+            opened = processor.render(turns[:index], open_answer=True)
+            if not opened.startswith(written):
+                raise ValueError(f"the chat template must write assistant turns as text and {END_OF_TURN}")
+            asked = opened.removeprefix(written)
+            num_images = asked.count(IMAGE_TOKEN)
+            pieces.append((processor.expand(asked, np.array(grids[:num_images])), False))
+            answer = "".join(part["text"] for part in turn["content"]) + END_OF_TURN
+            pieces.append((answer, True))
+            written, grids = opened + answer, grids[num_images:]
+    if grids:
+        raise ValueError(f"expected {len(image_grid_thw)} images in the turns, {len(grids)} are not there")
+    return pieces
 
 
-def supervised_example(
-    processor: EchoVLMProcessor, case: PreparedCase, target: Target, language: Language = "en"
+def masked_example(
+    processor: EchoVLMProcessor,
+    pieces: Sequence[tuple[str, bool]],
+    patches: Patches,
+    image_grid_thw: Grids,
+    *,
+    weight: float = 1.0,
 ) -> SupervisedExample:
-    """Build the conversation of one case with its target.
-
-    Raises:
-        ValueError: a box names an image that the case does not have, or the chat template is of another form.
-    """
-    if any(box.image_index >= len(case.image_grid_thw) for box in target.boxes):
-        raise ValueError(f"a box names an image beyond the case's {len(case.image_grid_thw)}")
+    """Tokens of a conversation in pieces, with labels where a piece is to be learnt."""
     ids: list[int] = []
     labels: list[int] = []
-    for text, is_answer in conversation_pieces(processor, case, target, language):
+    for text, is_learnt in pieces:
         piece = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         ids += piece
-        labels += piece if is_answer else [IGNORED] * len(piece)
+        labels += piece if is_learnt else [IGNORED] * len(piece)
     input_ids = torch.tensor(ids)
     return SupervisedExample(
         input_ids=input_ids,
         labels=torch.tensor(labels),
         mm_token_type_ids=(input_ids == processor.image_token_id).long(),
-        patches=case.patches,
-        image_grid_thw=torch.from_numpy(np.asarray(case.image_grid_thw, dtype=np.int64)),
+        patches=patches,
+        image_grid_thw=torch.from_numpy(np.asarray(image_grid_thw, dtype=np.int64)),
+        weight=weight,
     )
 
 
+def supervised_example(
+    processor: EchoVLMProcessor, case: PreparedCase, target: Target, language: Language = "en"
+) -> SupervisedExample:
+    """Build the conversation of one case with its target: the report, then the entities, as at inference.
+
+    Raises:
+        ValueError: a box names an image that the case does not have, or the chat template is of another form.
+    """
+    pieces = draft_pieces(processor, case, target, language)
+    return masked_example(processor, pieces, case.patches, case.image_grid_thw)
+
+
+def draft_pieces(
+    processor: EchoVLMProcessor, case: PreparedCase, target: Target, language: Language = "en"
+) -> list[tuple[str, bool]]:
+    """Pieces of the conversation of `supervised_example`: request, report, request, entities.
+
+    Raises:
+        ValueError: as `supervised_example`.
+    """
+    num_images = len(case.image_grid_thw)
+    if any(box.image_index >= num_images for box in target.boxes):
+        raise ValueError(f"a box names an image beyond the case's {num_images}")
+    report, entities = target.answers(language)
+    turns = entities_turns(num_images, case.organ_hint, report, language=language)
+    return conversation_pieces(processor, [*turns, message("assistant", entities)], case.image_grid_thw)
+
+
 def collate(examples: Sequence[SupervisedExample], pad_id: int) -> dict[str, Tensor]:
-    """One batch, padded on the right; the keyword arguments of the model's ``forward``.
+    """One batch, padded on the right; the keyword arguments of `training.objective.Objective`.
 
     Returns:
-        ``input_ids``, ``attention_mask``, ``labels``, ``mm_token_type_ids`` ``(B, T)`` int64,
-        ``pixel_values`` ``(sum P, 1176)`` float32, ``image_grid_thw`` ``(sum N, 3)`` int64.
+        ``input_ids``, ``attention_mask``, ``labels``, ``mm_token_type_ids`` ``(B, T)`` int64, ``weights``
+        ``(B,)`` float32, ``pixel_values`` ``(sum P, 1176)`` float32, ``image_grid_thw`` ``(sum N, 3)`` int64.
 
     Raises:
         ValueError: there is no example.
@@ -141,6 +193,7 @@ def collate(examples: Sequence[SupervisedExample], pad_id: int) -> dict[str, Ten
         "input_ids": padded([example.input_ids for example in examples], pad_id),
         "attention_mask": padded([torch.ones_like(example.input_ids) for example in examples], 0),
         "labels": padded([example.labels for example in examples], IGNORED),
+        "weights": torch.tensor([example.weight for example in examples], dtype=torch.float32),
         "mm_token_type_ids": padded([example.mm_token_type_ids for example in examples], 0),
         "pixel_values": Patches.joined([example.patches for example in examples]).normalised(),
         "image_grid_thw": torch.cat([example.image_grid_thw for example in examples]),

@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from sonoloop.platform.records import Record
@@ -58,6 +59,19 @@ def read_groups(workspace: Store) -> dict[str, str]:
         StorageError: the workspace cannot be read.
     """
     table = workspace.read_tables(DuplicateRecord.ARROW, _ROOM)
+    return dict(zip(table["case_id"].to_pylist(), table["group_key"].to_pylist(), strict=True))
+
+
+def read_groups_of(workspace: Store, case_ids: Iterable[str]) -> dict[str, str]:
+    """As `read_groups`, only the groups that one of these cases belongs to, with all their members.
+
+    Raises:
+        StorageError: the workspace cannot be read.
+    """
+    table = workspace.read_tables(DuplicateRecord.ARROW, _ROOM)
+    of_these = pc.is_in(table["case_id"], value_set=pa.array(sorted(set(case_ids)), pa.string()))
+    keys = table["group_key"].filter(of_these).unique()
+    table = table.filter(pc.is_in(table["group_key"], value_set=keys))
     return dict(zip(table["case_id"].to_pylist(), table["group_key"].to_pylist(), strict=True))
 
 

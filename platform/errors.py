@@ -31,6 +31,12 @@ class Reason(StrEnum):
     NOT_DICOM = "not-dicom"
     NOT_REVIEWED = "not-reviewed"
     NO_RESULT = "no-result"
+    BAD_JSON = "bad-json"
+    BAD_ENTRY = "bad-entry"
+    UNKNOWN_ROLE = "unknown-role"
+    IMAGE_COUNT = "image-count"
+    EMPTY_ANSWER = "empty-answer"
+    NO_ANSWER = "no-answer"
 
 
 class SonoloopError(Exception):
@@ -115,3 +121,9 @@ class GateRefusedError(SonoloopError):
     """The challenger did not win, or too few cases are held out to tell; the champion stays."""
 
     exit_code = 9
+
+
+class HeldOutError(SonoloopError):
+    """What was to be trained on is held out, or is too close to what is; nothing was trained."""
+
+    exit_code = 10

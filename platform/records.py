@@ -28,6 +28,17 @@ made from, ``num_retryable`` counts its instances whose frames may be had anothe
 Drafts written before a column was there read with null in it.
 
 ``ReviewRecord`` (``reviews/``), append-only: one row per (annotation id, updated_at).
+
+``ConversationRecord`` (``imported/<name>/``), one row per conversation that people had and brought in:
+
+| column | dtype | meaning |
+|---|---|---|
+| conversation_id | string | hash of its turns and images |
+| source_id | string | keyed hash of the entry's own id; null where it has none |
+| image_keys | list of string | workspace keys, one for each ``<image>`` in its texts, in order |
+| turns | list of struct | role and text |
+| group_key | string | what it is split by: keyed hash of its patient or group, else hash of its images |
+| indexed_at | timestamp[us, UTC] | when it was imported |
 """
 
 from __future__ import annotations
@@ -251,6 +262,35 @@ class ReviewRecord(Record):
     def parsed_entities(self) -> Entities | None:
         """The entities as a lexicon model, or ``None`` where the review has none."""
         return None if self.entities is None else parse_entities(self.entities)
+
+
+class Turn(BaseModel):
+    """What one side says in a conversation; every ``<image>`` in the text stands for an image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+class ConversationRecord(Record):
+    """A conversation about images that people had before."""
+
+    ARROW: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("conversation_id", pa.string()),
+            ("source_id", pa.string()),
+            ("image_keys", pa.list_(pa.string())),
+            ("turns", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
+            ("group_key", pa.string()),
+            ("indexed_at", pa.timestamp("us", tz="UTC")),
+        ]
+    )
+    conversation_id: str
+    source_id: str | None = Field(description="keyed hash of the id that its entry had")
+    image_keys: tuple[str, ...] = Field(description="workspace keys, in the order of the placeholders")
+    turns: tuple[Turn, ...]
+    group_key: str = Field(description="splits are made by it; where a patient is named, as of cases")
+    indexed_at: datetime
 
 
 def content_id(*parts: str | bytes, length: int = 24) -> str:

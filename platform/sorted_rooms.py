@@ -214,16 +214,17 @@ class RoomReader:
         self._columns, self._where = columns, where
         self.files = files_of(workspace, room, *parts)
 
-    def read(self, keys: KeyRange) -> pa.Table:
-        """The rows that count in a range of keys.
+    def read(self, keys: KeyRange, where: ds.Expression | None = None) -> pa.Table:
+        """The rows that count in a range of keys, ``where`` narrowing the reader's own condition.
 
         Raises:
             StorageError: the store refuses, or files vanish faster than they can be read.
         """
         for _ in range(ATTEMPTS_TO_READ):
             try:
+                both = _both(self._where, where)
                 return newest(
-                    self._workspace, self._room, self.files, keys, columns=self._columns, where=self._where
+                    self._workspace, self._room, self.files, keys, columns=self._columns, where=both
                 )
             except FileNotFoundError:
                 logger.info("files of %s were replaced; listing them again", self._room.name)

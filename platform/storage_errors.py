@@ -38,6 +38,10 @@ _BUSY = (
     r"InternalError|InternalFailure|REQUEST_TIMEOUT|RequestTimeout|THROTTLING|Throttling|IncompleteRead"
 )
 _CAUSES = (
+    (
+        r"RequestTimeTooSkewed|REQUEST_TIME_TOO_SKEWED",
+        "this machine's clock is more than 15 minutes off; let chrony or systemd-timesyncd set it",
+    ),
     (r"NoSuchBucket|NO_SUCH_BUCKET", "no such bucket; create it or correct the address"),
     (
         r"InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|AccessDenied|"

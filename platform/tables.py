@@ -17,6 +17,7 @@ What people say of a case, by this one rule:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -32,10 +33,21 @@ import pyarrow.dataset as ds
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord
 from sonoloop.platform.lexicon import Entities, choice_fields, parse_entities, qualifiers
 from sonoloop.platform.records import CaseRecord, DraftRecord, Record, ReviewRecord
-from sonoloop.platform.sorted_rooms import CASES, DRAFTS, FRAMES, INSTANCES, stream
+from sonoloop.platform.sorted_rooms import (
+    CASES,
+    DRAFTS,
+    FRAMES,
+    INSTANCES,
+    RoomReader,
+    ranges_of,
+    stream,
+)
 from sonoloop.platform.workspace import Store
 
 R = TypeVar("R", bound=Record)
+
+CASES_AT_ONCE = 10_000
+"""Of those asked for by name."""
 
 
 def read_instances(workspace: Store) -> list[InstanceRecord]:
@@ -53,6 +65,25 @@ def read_cases(workspace: Store) -> list[CaseRecord]:
     """The newest row of every case, ordered by case id; not the withdrawn ones."""
     rows = (CaseRecord.from_row(row) for table in stream(workspace, CASES) for row in table.to_pylist())
     return [row for row in rows if not row.withdrawn]
+
+
+def read_cases_of(workspace: Store, case_ids: Iterable[str]) -> dict[str, CaseRecord]:
+    """The newest rows of these cases by id; not the withdrawn ones. Holds no row of any other case.
+
+    Raises:
+        StorageError: the workspace cannot be read.
+    """
+    wanted, found = sorted(set(case_ids)), dict[str, CaseRecord]()
+    reader = RoomReader(workspace, CASES)
+    for keys in ranges_of(reader.files) if wanted else ():
+        start = 0 if keys.low is None else bisect_left(wanted, keys.low)
+        stop = len(wanted) if keys.high is None else bisect_left(wanted, keys.high)
+        for place in range(start, stop, CASES_AT_ONCE):
+            some = wanted[place : min(stop, place + CASES_AT_ONCE)]
+            table = reader.read(keys, where=ds.field("case_id").isin(some))
+            rows = map(CaseRecord.from_row, table.to_pylist())
+            found.update((row.case_id, row) for row in rows if not row.withdrawn)
+    return found
 
 
 def read_frames(workspace: Store) -> list[FrameRecord]:

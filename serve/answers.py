@@ -1,83 +1,91 @@
-"""What the model wrote, in OpenAI's forms: one object, or server-sent events."""
+"""What the model writes, in OpenAI's forms: one object, or server-sent events."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from sonoloop.model.chat import ChatResult
-from sonoloop.serve.protocol import (
-    AnswerMessage,
-    ApiError,
-    ChatChunk,
-    ChatCompletion,
-    Choice,
-    ChunkChoice,
-    Delta,
-    ErrorBody,
-    FinishReason,
-    Usage,
-)
+from pydantic import BaseModel
+
+from sonoloop.model.chat import ChatPiece, ChatResult
+from sonoloop.model.openai.answer import ChatChunk, ChatCompletion, ChunkChoice, Delta, Identity, Usage
+from sonoloop.model.openai.conversation import completion, logprobs_of, usage
+from sonoloop.model.openai.errors import ApiError
 
 DONE = "data: [DONE]\n\n"
 
 
+def new_identity(version: str) -> Identity:
+    """A fresh name for an answer of a model version.
+
+    Args:
+        version: ``<name>/<digest>``; the digest is of the weights.
+    """
+    return Identity(
+        id=f"chatcmpl-{secrets.token_hex(12)}",
+        created=int(time.time()),
+        model=version,
+        system_fingerprint=f"fp_{version.rpartition('/')[2]}",
+    )
+
+
 @dataclass(frozen=True)
 class Answer:
-    """One answer's identity, shared by all its parts.
+    """The ``n`` answers to one request.
 
     Attributes:
-        model: The model version that answers.
-        id: A fresh name.
-        created: Unix time, seconds.
+        identity: What all parts share.
+        num_choices: How many answers there are.
+        logprobs: Whether tokens come with their log-probabilities.
     """
 
-    model: str
-    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
-    created: int = field(default_factory=lambda: int(time.time()))
+    identity: Identity
+    num_choices: int = 1
+    logprobs: bool = False
 
-    async def whole(self, events: AsyncIterator[str | ChatResult]) -> ChatCompletion:
-        """Read the answer to its end.
+    async def whole(self, events: AsyncIterator[tuple[int, ChatPiece | ChatResult]]) -> ChatCompletion:
+        """Read all answers to their ends.
+
+        Args:
+            events: What each answer writes, with the answer's number.
 
         Raises:
             ApiError: what ``events`` raises.
         """
-        (result,) = [event async for event in events if isinstance(event, ChatResult)]
-        choice = Choice(message=AnswerMessage(content=result.text), finish_reason=result.finish_reason)
-        return ChatCompletion(
-            id=self.id, created=self.created, model=self.model, choices=[choice], usage=_usage(result)
-        )
+        ended = {index: event async for index, event in events if isinstance(event, ChatResult)}
+        results = [ended[index] for index in range(self.num_choices)]
+        return completion(self.identity, results, logprobs=self.logprobs)
 
     async def streamed(
-        self, events: AsyncIterator[str | ChatResult], *, include_usage: bool
+        self, events: AsyncIterator[tuple[int, ChatPiece | ChatResult]], *, include_usage: bool
     ) -> AsyncIterator[str]:
         """Server-sent events. An error in the middle is an event, since the status is sent already."""
-        yield self._event(Delta(role="assistant", content=""))
+        for index in range(self.num_choices):
+            yield self._event(ChunkChoice(index=index, delta=Delta(role="assistant", content="")))
+        ended: list[ChatResult] = []
         try:
-            async for event in events:
-                if isinstance(event, str):
-                    yield self._event(Delta(content=event))
+            async for index, event in events:
+                if isinstance(event, ChatPiece):
+                    yield self._event(self._piece(index, event))
                     continue
-                yield self._event(Delta(), event.finish_reason)
-                if include_usage:
-                    yield _sse(self._chunk([], usage=_usage(event)))
+                ended.append(event)
+                yield self._event(ChunkChoice(index=index, delta=Delta(), finish_reason=event.finish_reason))
+            if include_usage:
+                yield self._event(usage=usage(ended))
         except ApiError as err:
             yield _sse(err.body())
             return
         yield DONE
 
-    def _event(self, delta: Delta, finish_reason: FinishReason | None = None) -> str:
-        return _sse(self._chunk([ChunkChoice(delta=delta, finish_reason=finish_reason)]))
+    def _piece(self, index: int, piece: ChatPiece) -> ChunkChoice:
+        tokens = logprobs_of(piece.logprobs) if self.logprobs else None
+        return ChunkChoice(index=index, delta=Delta(content=piece.text), logprobs=tokens)
 
-    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> ChatChunk:
-        return ChatChunk(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
-
-
-def _usage(result: ChatResult) -> Usage:
-    return Usage.of(result.prompt_tokens, result.completion_tokens)
+    def _event(self, *choices: ChunkChoice, usage: Usage | None = None) -> str:
+        return _sse(ChatChunk(**self.identity.model_dump(), choices=list(choices), usage=usage))
 
 
-def _sse(event: ChatChunk | ErrorBody) -> str:
+def _sse(event: BaseModel) -> str:
     return f"data: {event.model_dump_json()}\n\n"

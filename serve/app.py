@@ -7,278 +7,225 @@ answer that is being written.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack, aclosing
+from functools import partial
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from PIL import Image
-from starlette.exceptions import HTTPException
+from fastapi.responses import Response, StreamingResponse
 
-from sonoloop.model.chat import ChatMessage, ChatPart, ChatResult
-from sonoloop.platform.errors import Reason
-from sonoloop.serve.answers import Answer
+from sonoloop.model.chat import ChatPiece, ChatResult
+from sonoloop.model.openai.answer import ChatCompletion
+from sonoloop.model.openai.conversation import conversation, options
+from sonoloop.model.openai.images import Uploaded, decode_images
+from sonoloop.model.openai.request import ChatRequest
+from sonoloop.platform.workspace import Store
+from sonoloop.serve.answers import Answer, new_identity
 from sonoloop.serve.champion import Event, Question, Refusal
 from sonoloop.serve.config import ServeConfig
-from sonoloop.serve.images import decode_images
-from sonoloop.serve.protocol import (
-    ApiError,
-    ChatRequest,
-    ImagePart,
-    ModelCard,
-    ModelList,
-    RequestMessage,
-    bad_request,
-)
+from sonoloop.serve.files import Files
+from sonoloop.serve.guard import Guard
+from sonoloop.serve.keyring import Keyring
+from sonoloop.serve.keys import KeyRecord, Scope, require
+from sonoloop.serve.line import Line
+from sonoloop.serve.openapi import KEYED, described, errors, json_body
+from sonoloop.serve.protocol import ApiError, Health, ModelCard, ModelList, bad_request, refused
+from sonoloop.serve.reading import json_answer, read_body
+from sonoloop.serve.refusals import refuse_in_one_form
+from sonoloop.serve.streams import begun, in_time, merged
+from sonoloop.serve.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER_S = 5
 
-Ask: TypeAlias = Callable[[Question], AsyncGenerator[Event, None]]
+class Model(Protocol):
+    """A model version that can be asked."""
 
+    @property
+    def version(self) -> str:
+        """``<name>/<version>``."""
+        ...
 
-def key_digest(key: str) -> bytes:
-    """What the door keeps of the API key: enough to compare, too little to reveal it."""
-    return hashlib.sha256(key.encode()).digest()
+    def ask(self, question: Question) -> AsyncGenerator[Event, None]:
+        """Answers a question; closing the generator stops the model."""
+        ...
 
 
 class Api:
-    """The routes of one served model version.
+    """The routes of one model line.
 
     Args:
         config: Limits.
         name: The model's name, which stands for the served version.
-        version: The served version, ``<name>/<version>``.
-        digest: `key_digest` of the API key.
-        ask: Answers a question; closing its generator stops the model.
-        more: Makes further routes behind the same key, of the dependency that asks for it.
+        serving: The version that answers now. A request stays with the one that it began with.
+        digest: `key_digest` of the environment's key.
+        more: Each makes further routes, of the dependency that asks for a key with the scope of drafts.
+        workspace: Where further keys are, if anywhere.
     """
 
     def __init__(
         self,
         config: ServeConfig,
         name: str,
-        version: str,
+        serving: Callable[[], Model],
         digest: bytes,
-        ask: Ask,
-        more: Callable[[Any], APIRouter] | None = None,
+        more: Sequence[Callable[[Any], APIRouter]] = (),
+        workspace: Store | None = None,
     ) -> None:
-        self._config, self._name, self._version, self._digest = config, name, version, digest
-        self._ask, self._more = ask, more
+        self._config, self._name, self._serving = config, name, serving
+        self._keyring = Keyring(digest, workspace)
+        self._more = more
+        self._uploads = Uploads(config.uploads)
         self._started = int(time.time())
-        self._num_inside = 0
+        self._line = Line(config.capacity, config.max_queued)
+        self._max_choices = min(config.max_choices, config.capacity + config.max_queued)
 
     def app(self) -> FastAPI:
         """The ASGI application."""
-        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        key = [Depends(self._authorise)]
-        app.add_api_route("/healthz", self.healthz, methods=["GET"], response_model=None)
-        app.add_api_route("/v1/models", self.models, methods=["GET"], dependencies=key, response_model=None)
-        app.add_api_route(
-            "/v1/chat/completions", self.complete, methods=["POST"], dependencies=key, response_model=None
-        )
-        if self._more is not None:
-            app.include_router(self._more(key[0]))
-        app.add_exception_handler(ApiError, _refused)
-        app.add_exception_handler(HTTPException, _no_route)
-        app.add_exception_handler(Exception, _failed)
+        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+        app.state.keyring, app.state.line = self._keyring, self._line
+        app.add_middleware(Guard, config=self._config)
+        app.include_router(self._open_routes(app))
+        app.include_router(self._routes(Depends(require(Scope.CHAT))))
+        app.include_router(Files(self._config, self._uploads).router(Depends(require(Scope.CHAT))))
+        for router in self._more:
+            app.include_router(router(Depends(require(Scope.DRAFTS))))
+        refuse_in_one_form(app)
         return app
+
+    def _open_routes(self, app: FastAPI) -> APIRouter:
+        """Routes without a key: they tell nothing of what is here."""
+        router = APIRouter()
+        open_to_all: dict[str, Any] = {"security": []}
+        most = {"n": self._max_choices}
+        most |= dict.fromkeys(("max_tokens", "max_completion_tokens"), self._config.max_tokens)
+
+        @router.get("/openapi.json", operation_id="describe", openapi_extra=open_to_all)
+        async def describe() -> dict[str, Any]:
+            """This description."""
+            app.openapi_schema = app.openapi_schema or described(app, most)
+            return app.openapi_schema
+
+        router.add_api_route(
+            "/healthz",
+            self.healthz,
+            methods=["GET"],
+            operation_id="health",
+            response_model=Health,
+            openapi_extra=open_to_all,
+        )
+        return router
+
+    def _routes(self, key: Any) -> APIRouter:
+        router = APIRouter(prefix="/v1", dependencies=[key])
+        router.add_api_route(
+            "/models",
+            self.models,
+            methods=["GET"],
+            operation_id="listModels",
+            response_model=ModelList,
+            responses=errors(*KEYED),
+        )
+        router.add_api_route(
+            "/models/{model:path}",
+            self.model,
+            methods=["GET"],
+            operation_id="retrieveModel",
+            response_model=ModelCard,
+            responses=errors(HTTPStatus.NOT_FOUND, *KEYED),
+        )
+        streamed: dict[str, Any] = {"text/event-stream": {}}  # chunks, then [DONE]; no schema holds for both
+        refused = errors(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, *KEYED, HTTPStatus.GATEWAY_TIMEOUT)
+        router.add_api_route(
+            "/chat/completions",
+            self.complete,
+            methods=["POST"],
+            operation_id="createChatCompletion",
+            response_model=ChatCompletion,
+            openapi_extra=json_body("ChatRequest"),
+            responses={200: {"content": streamed}, **refused},
+        )
+        return router
 
     async def healthz(self) -> Response:
         """Whether the door is open; needs no key and asks no model."""
-        return JSONResponse({"status": "ok"})
+        return json_answer(Health())
 
     async def models(self) -> Response:
         """The one version that answers."""
-        return _json(ModelList(data=[ModelCard(id=self._version, created=self._started)]))
+        return json_answer(ModelList(data=[self._card()]))
+
+    async def model(self, model: str) -> Response:
+        """The version that answers, by its own name or by the model's."""
+        self._asked(model)
+        return json_answer(self._card())
 
     async def complete(self, request: Request) -> Response:
         """Answer a conversation, whole or as server-sent events."""
+        self._line.check()
         body = await read_body(request, self._config.max_body_bytes)
         chat = await asyncio.to_thread(ChatRequest.parse, body)
-        if chat.model not in (self._version, self._name):
+        model = self._asked(chat.model)
+        if chat.n > self._max_choices:
+            raise bad_request(f"expected n up to {self._max_choices}, found {chat.n}", param="n")
+        answer = Answer(new_identity(model.version), chat.n, chat.logprobs)
+        events = in_time(self._events(model, chat, request.state.key), self._config.timeout_s)
+        if not chat.stream:
+            async with aclosing(events):
+                return json_answer(await answer.whole(events))
+        pieces = await begun(events)  # a refusal comes before the first piece and still gets its status
+        return StreamingResponse(
+            answer.streamed(pieces, include_usage=chat.stream_options.include_usage),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-cache"},
+        )
+
+    def _card(self) -> ModelCard:
+        return ModelCard(id=self._serving().version, created=self._started)
+
+    def _asked(self, wanted: str) -> Model:
+        model = self._serving()
+        if wanted not in (model.version, self._name):
             raise ApiError(
                 HTTPStatus.NOT_FOUND,
-                f"no such model here; this server answers as {self._version}",
+                f"no such model here; this server answers as {model.version}",
                 code="model_not_found",
                 param="model",
             )
-        limit = chat.token_limit(self._config.max_tokens)
-        answer = Answer(self._version)
-        events = _in_time(self._events(chat, limit), self._config.timeout_s)
-        if not chat.stream:
-            async with aclosing(events):
-                return _json(await answer.whole(events))
-        first = await anext(events)  # a refusal comes before the first piece and still gets its status
-        pieces = answer.streamed(_chained(first, events), include_usage=chat.stream_options.include_usage)
-        return StreamingResponse(
-            pieces, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
+        return model
 
-    async def _events(self, chat: ChatRequest, limit: int) -> AsyncGenerator[str | ChatResult, None]:
-        begin = time.monotonic()
-        with self._place():
-            question = await asyncio.to_thread(_question, chat, limit, self._config)
-            async with aclosing(self._ask(question)) as events:
-                async for event in events:
+    async def _events(
+        self, model: Model, chat: ChatRequest, key: KeyRecord
+    ) -> AsyncGenerator[tuple[int, ChatPiece | ChatResult], None]:
+        begin, tokens = time.monotonic(), [0] * chat.n
+        with ExitStack() as inside:
+            bill = inside.enter_context(self._keyring.charged(key))
+            for _ in range(chat.n):
+                inside.enter_context(self._line.place())
+            uploaded = partial(self._uploads.picture, key.name)
+            questions = await asyncio.to_thread(_questions, chat, self._config, uploaded)
+            async with aclosing(merged([model.ask(question) for question in questions])) as events:
+                async for index, event in events:
                     if isinstance(event, Refusal):
-                        raise _as_error(event)
+                        raise refused(event.reason, event.detail, param=event.param)
+                    tokens[index] += 1  # a piece is a token or more; the result tells it exactly
                     if isinstance(event, ChatResult):
                         used, new = event.prompt_tokens, event.completion_tokens
+                        tokens[index] = new if index else used + new  # one prompt for all answers
                         logger.info("answered: %d + %d tokens, %.1f s", used, new, time.monotonic() - begin)
-                    yield event
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        most = self._config.num_replicas * self._config.max_ongoing + self._config.max_queued
-        if self._num_inside >= most:
-            raise ApiError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{most} requests are being answered or wait already; come back in {RETRY_AFTER_S} s",
-                code="overloaded",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        self._num_inside += 1
-        try:
-            yield
-        finally:
-            self._num_inside -= 1
-
-    async def _authorise(self, request: Request) -> None:
-        key = _given_key(request.headers.get("authorization", ""))
-        if key is None or not hmac.compare_digest(key_digest(key), self._digest):
-            raise ApiError(
-                HTTPStatus.UNAUTHORIZED,
-                "expected the header Authorization: Bearer with this server's API key",
-                code="invalid_api_key",
-            )
+                    bill.tokens = sum(tokens)
+                    yield index, event
 
 
-def _given_key(header: str) -> str | None:
-    """The key of a request: a bearer token, or the password of any user, as Label Studio sends it."""
-    scheme, _, given = header.partition(" ")
-    if scheme.lower() == "bearer":
-        return given.strip()
-    if scheme.lower() != "basic":
-        return None
-    try:
-        return base64.b64decode(given, validate=True).decode().partition(":")[2]
-    except ValueError:
-        return None
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body, unless it is too large; then reading stops at the limit.
-
-    Raises:
-        ApiError: 413.
-    """
-    length = request.headers.get("content-length", "")
-    body = bytearray()
-    too_large = length.isdecimal() and int(length) > max_bytes
-    if not too_large:
-        async for chunk in request.stream():
-            body += chunk
-            too_large = len(body) > max_bytes
-            if too_large:
-                break
-    if too_large:
-        raise ApiError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"expected a body of at most {max_bytes} bytes; send less at once, or raise serve.max_body_bytes",
-            code="body_too_large",
-        )
-    return bytes(body)
-
-
-def _question(chat: ChatRequest, limit: int, config: ServeConfig) -> Question:
-    urls = [
-        part.image_url.url for turn in chat.messages for part in turn.content if isinstance(part, ImagePart)
-    ]
-    pictures = iter(decode_images(urls, max_images=config.max_images, max_pixels=config.max_pixels))
-    messages = [_message(turn, pictures) for turn in chat.messages]
-    seed = secrets.randbits(31) if chat.seed is None else chat.seed
-    return Question(messages, max_new_tokens=limit, temperature=chat.temperature, seed=seed)
-
-
-def _message(turn: RequestMessage, pictures: Iterator[Image.Image]) -> ChatMessage:
-    parts: list[ChatPart] = [
-        {"type": "image", "image": next(pictures)}
-        if isinstance(part, ImagePart)
-        else {"type": "text", "text": part.text}
-        for part in turn.content
-    ]
-    return {"role": "system" if turn.role == "developer" else turn.role, "content": parts}
-
-
-def _as_error(refusal: Refusal) -> ApiError:
-    if refusal.reason is Reason.MODEL_FAILED:
-        return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, refusal.detail, code="model_failed")
-    too_long = refusal.reason is Reason.TOO_MANY_TOKENS
-    code = "context_length_exceeded" if too_long else refusal.reason or "invalid_value"
-    return bad_request(refusal.detail, code=code, param="messages")
-
-
-async def _in_time(
-    events: AsyncGenerator[str | ChatResult, None], timeout_s: float
-) -> AsyncGenerator[str | ChatResult, None]:
-    """The same events, up to a deadline for all of them together."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    async with aclosing(events):
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    event = await anext(events)
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
-                raise ApiError(
-                    HTTPStatus.GATEWAY_TIMEOUT,
-                    f"the answer took more than {timeout_s:g} s; ask for fewer tokens or later",
-                    code="timeout",
-                ) from None
-            yield event
-
-
-async def _chained(
-    first: str | ChatResult, rest: AsyncGenerator[str | ChatResult, None]
-) -> AsyncIterator[str | ChatResult]:
-    async with aclosing(rest):
-        yield first
-        async for event in rest:
-            yield event
-
-
-def _json(
-    model: ModelList | Any, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(model.model_dump_json(), status, headers, media_type="application/json")
-
-
-async def _refused(_request: Request, err: Exception) -> Response:
-    assert isinstance(err, ApiError)
-    headers = {} if err.retry_after_s is None else {"Retry-After": str(err.retry_after_s)}
-    if err.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    return _json(err.body(), err.status, headers)
-
-
-async def _no_route(_request: Request, err: Exception) -> Response:
-    assert isinstance(err, HTTPException)
-    status = HTTPStatus(err.status_code)
-    message = f"{status.phrase}; this server knows POST /v1/chat/completions, GET /v1/models and GET /healthz"
-    return _json(ApiError(status, message, code="unknown_route").body(), status, dict(err.headers or {}))
-
-
-async def _failed(_request: Request, _err: Exception) -> Response:
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return _json(ApiError(status, "this server failed", code="internal_error").body(), status)
+def _questions(chat: ChatRequest, config: ServeConfig, uploaded: Uploaded) -> list[Question]:
+    ways = options(chat, max_tokens=config.max_tokens, seed=secrets.randbits(31))
+    pictures = decode_images(
+        chat.images, max_images=config.max_images, max_pixels=config.max_pixels, uploaded=uploaded
+    )
+    messages = conversation(chat, pictures)
+    return [Question(messages, way) for way in ways]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from contextlib import suppress
 from typing import Annotated
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sonoloop.platform import registry
+from sonoloop.platform import logs, registry
 from sonoloop.platform.cluster import choose_authentication, joins_cluster
 from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.labelstudio.config import api_key
@@ -31,6 +32,7 @@ def serve(
 ) -> None:
     """Answer ad hoc questions with the champion (OpenAI-compatible)."""
     settings = read_settings(ServeSettings, config)
+    logs.follow(settings.log)
     if port is not None:
         settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={"port": port})})
     key = required_key()
@@ -53,12 +55,29 @@ def _run(settings: ServeSettings, version: str, key: str) -> None:
     console.print("serve: starting Ray")
     with running.ray_session(settings):
         _interrupt_on_signals()  # again: Ray's own handler of SIGTERM would abort the process
+        if not settings.serve.is_local:
+            _warn_of_others(settings.serve)
         console.print(f"serve: loading {version}")
         with running.served(settings, version, key) as url:
             _introduce(url, version, drafts=settings.serve.drafts is not None)
             with suppress(KeyboardInterrupt):
-                threading.Event().wait()
+                _follow_champion(settings, version)
             console.print("serve: stopping")
+
+
+def _follow_champion(settings: ServeSettings, version: str) -> None:
+    """Serve what the registry calls the champion: look every few seconds, and at once on SIGHUP."""
+    from sonoloop.serve.rolling import Rolling
+
+    look_now = threading.Event()
+    if not sys.stderr.isatty():  # in a terminal SIGHUP says that it was closed
+        signal.signal(signal.SIGHUP, lambda *_: look_now.set())
+    rolling = Rolling(settings, version)
+    while True:
+        look_now.wait(settings.serve.poll_s)
+        look_now.clear()
+        if changed := rolling.look():
+            console.print(f"serve: {changed} answers now")
 
 
 def _introduce(url: str, version: str, *, drafts: bool) -> None:
@@ -79,6 +98,11 @@ def _introduce(url: str, version: str, *, drafts: bool) -> None:
             f"serve: drafts for Label Studio: connect {url} there as a model, with basic authentication, any "
             f"user name and the value of {KEY_VARIABLE} as the password\n"
         )
+
+
+def _warn_of_others(config: ServeConfig) -> None:
+    way = "under TLS" if config.tls_certificate else "WITHOUT TLS, as plain_http says"
+    console.print(f"serve: WARNING: {config.host}:{config.port} can be reached from other machines, {way}")
 
 
 def _require_free_port(settings: ServeSettings) -> None:

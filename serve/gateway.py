@@ -1,111 +1,156 @@
-"""The Serve application: one `Gateway`, which holds the door, before the replicas of the `Champion`."""
+"""The door on Ray Serve: one `Gateway`, which sends each request to the version that serves."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import JSONResponse, Response
 from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus
 
 from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.workspace import store_of
-from sonoloop.serve.app import RETRY_AFTER_S, Api, key_digest, read_body
-from sonoloop.serve.champion import Champion, Event, Question
+from sonoloop.serve import replica_logs, versions
+from sonoloop.serve.app import Api
 from sonoloop.serve.config import ServeSettings
-from sonoloop.serve.labelstudio.cases import DraftCase
-from sonoloop.serve.protocol import ApiError
+from sonoloop.serve.drafts.case import CaseEvent, DraftCase
+from sonoloop.serve.drafts.routes import Drafts
+from sonoloop.serve.keys import key_digest
+from sonoloop.serve.metrics import CountRequests, DoorMetrics
+from sonoloop.serve.page.routes import page_router
+from sonoloop.serve.reading import read_body
+from sonoloop.serve.served import Served
 
 if TYPE_CHECKING:
     from sonoloop.serve.labelstudio.backend import Backend
 
 logger = logging.getLogger(__name__)
 
-MAX_DOOR_REQUESTS = 256
-"""Requests inside the door at once: far above the queue's length, so that health is always let in."""
+APPLICATION = "sonoloop"
+MORE_DOOR_REQUESTS = 256
+"""Requests inside the door beyond those that the line lets in: they are refused, or ask for health."""
+READINESS_KEPT_S = 1.0
+"""Readiness needs no key, so the cluster is asked at most this often."""
 
 
 class Gateway:
     """The Serve deployment around `Api`.
 
+    It begins with the newest version that is up; whoever rolls tells it of changes.
+
     Args:
         settings: Limits, and where everything is.
-        version: The served version.
         digest: `key_digest` of the API key; the key itself never enters the cluster's state.
-        champion: Handle of the replicas.
     """
 
-    def __init__(self, settings: ServeSettings, version: str, digest: bytes, champion: Any) -> None:
-        more = None if settings.serve.drafts is None else self._backend(settings, version).router
-        self._api = Api(settings.serve, settings.model.name, version, digest, self._ask, more)
-        self._champion = champion.options(stream=True)
-        self._drafter = champion
+    def __init__(self, settings: ServeSettings, digest: bytes) -> None:
+        replica_logs.set_up(settings.log)
+        self._settings = settings
+        up = [version for version, status in versions.applications().items() if versions.is_up(status)]
+        self._metrics = DoorMetrics(up[-1])
+        self._serving = self._served(up[-1])
+        self._known = {self._serving.version: self._serving}
+        self._not_served: str | None = None
+        self._readiness: tuple[float, Response] | None = None
+        rooms: list[Callable[[Any], APIRouter]] = [Drafts(settings, self._write).router, page_router]
+        if settings.serve.drafts is not None:
+            rooms.append(self._backend(settings).router)
+        workspace = store_of(settings.workspace, settings.s3)
+        self._api = Api(settings.serve, settings.model.name, lambda: self._serving, digest, rooms, workspace)
 
-    def _backend(self, settings: ServeSettings, version: str) -> Backend:
+    def _backend(self, settings: ServeSettings) -> Backend:
         from sonoloop.serve.labelstudio.backend import Backend  # needs the extra labelstudio
 
         limit = settings.serve.max_body_bytes
         assert settings.serve.drafts is not None
         return Backend(
-            settings.serve.drafts, settings, version, self._draft, lambda request: read_body(request, limit)
+            settings.serve.drafts,
+            settings,
+            lambda: self._serving.version,
+            self._draft,
+            lambda request: read_body(request, limit),
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve asks for the application once the replica is built."""
-        return self._api.app()
+        app = self._api.app()
+        app.add_api_route("/readyz", self.readyz, methods=["GET"], include_in_schema=False)
+        app.add_middleware(CountRequests, door=self._metrics)  # the outermost: it sees all refusals
+        return app
 
-    async def _ask(self, question: Question) -> AsyncGenerator[Event, None]:
-        response = self._champion.answer.remote(question)
-        try:
-            async for event in response:
-                yield event
-        except (RayError, RayServeException) as err:
-            raise _lost(err) from None
-        finally:
-            response.cancel()  # nothing to cancel after the last event
+    async def switch(self, version: str, not_served: str | None = None) -> dict[str, int]:
+        """Send new requests to a version that is up. Saying it twice does no harm.
+
+        Args:
+            version: ``<name>/<version>``.
+            not_served: A champion that could not be loaded, if any; `readyz` tells of it.
+
+        Returns:
+            Requests inside, of each version that has some.
+        """
+        if version not in self._known:
+            self._known[version] = await asyncio.to_thread(self._served, version)
+        if version != self._serving.version:
+            self._metrics.changed(version)
+        self._serving, self._not_served = self._known[version], not_served
+        self._readiness = None
+        busy = {served.version: served.num_inside for served in self._known.values() if served.num_inside}
+        self._known = {v: served for v, served in self._known.items() if v in busy or v == version}
+        return busy
+
+    async def readyz(self) -> Response:
+        """Whether a model answers, and which; needs no key, asks no model and wakes none.
+
+        Where replicas may be scaled to zero, none at all is ready as well: the first question wakes one.
+        """
+        now = time.monotonic()
+        if self._readiness is None or now - self._readiness[0] > READINESS_KEPT_S:
+            self._readiness = now, await asyncio.to_thread(self._look_at_replicas)
+        return self._readiness[1]
+
+    def _look_at_replicas(self) -> Response:
+        version = self._serving.version
+        status = versions.applications().get(version)
+        num_running = versions.num_running(status) if status else 0
+        asleep = self._settings.serve.min_replicas == 0 and (
+            status is not None and status.status is ApplicationStatus.RUNNING
+        )
+        is_ready = num_running > 0 or asleep
+        told = {"status": "ready" if is_ready else "not ready", "model": version, "replicas": num_running}
+        if self._not_served is not None:
+            told["champion_not_served"] = self._not_served
+        return JSONResponse(told, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def _write(self, case: DraftCase) -> AsyncGenerator[CaseEvent, None]:
+        return self._serving.write(case)
 
     async def _draft(self, cases: list[DraftCase]) -> list[DraftRecord]:
-        try:
-            drafts: list[DraftRecord] = await self._drafter.draft.remote(cases)
-        except (RayError, RayServeException) as err:
-            raise _lost(err) from None
+        drafts = await self._serving.draft(cases)
+        self._metrics.drafted(drafts, "labelstudio")
         return drafts
 
-
-def _lost(err: Exception) -> ApiError:
-    logger.warning("a replica was lost (%s)", type(err).__name__)
-    return ApiError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "the model's replica was lost; ask again",
-        code="replica_lost",
-        retry_after_s=RETRY_AFTER_S,
-    )
+    def _served(self, version: str) -> Served:
+        handle = serve.get_app_handle(versions.application_name(version))
+        return Served(version, handle, self._metrics)
 
 
-def application(settings: ServeSettings, version: str, key: str) -> Any:
-    """The Serve application: one door, ``num_replicas`` champions behind it.
+def door(settings: ServeSettings, key: str) -> Any:
+    """The door's Serve application; a version must be up before it.
 
     Args:
-        settings: Where the model lies and how it is served.
-        version: The model version, resolved.
+        settings: Limits, and where everything is.
         key: The API key.
     """
-    config = settings.serve
-    replicas = serve.deployment(
-        Champion,
-        num_replicas=config.num_replicas,
-        max_ongoing_requests=config.max_ongoing,
-        ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    )
-    door = serve.deployment(
+    deployment = serve.deployment(
         serve.ingress()(Gateway),
         name="Gateway",
-        max_ongoing_requests=MAX_DOOR_REQUESTS,
+        max_ongoing_requests=settings.serve.capacity + settings.serve.max_queued + MORE_DOOR_REQUESTS,
         ray_actor_options={"num_cpus": 0},
     )
-    champion = replicas.bind(store_of(settings.workspace, settings.s3), version, config.engine)
-    return door.bind(settings, version, key_digest(key), champion)
+    return deployment.bind(settings, key_digest(key))

@@ -13,13 +13,15 @@ from contextlib import contextmanager
 import ray
 from ray import serve
 
+from sonoloop.platform import logs
 from sonoloop.platform.cluster import joins_cluster
 from sonoloop.platform.errors import ServiceError
+from sonoloop.serve import wire
 from sonoloop.serve.config import ServeConfig, ServeSettings
-from sonoloop.serve.gateway import application
+from sonoloop.serve.gateway import APPLICATION, door
+from sonoloop.serve.versions import start_version
 
 logger = logging.getLogger(__name__)
-APPLICATION = "sonoloop"
 
 
 @contextmanager
@@ -40,6 +42,7 @@ def ray_session(settings: ServeSettings) -> Iterator[None]:
             include_dashboard=None if joins else False,
             log_to_driver=False,
             logging_level=logging.WARNING,
+            **logs.ray_options(),
         )
     except (ConnectionError, RuntimeError, ValueError) as err:
         raise ServiceError(f"Ray does not start or answer ({type(err).__name__}): {err}") from err
@@ -67,10 +70,12 @@ def served(settings: ServeSettings, version: str, key: str) -> Iterator[str]:
         with _clear_failures():
             serve.start(
                 proxy_location="HeadOnly",
-                http_options={"host": config.host, "port": config.port},
-                logging_config={"log_level": "INFO"},
+                http_options=wire.http_options(config),
+                controller_options=wire.controller_options(config),
+                logging_config={"log_level": "INFO", "encoding": "JSON" if logs.is_json() else "TEXT"},
             )
-            serve.run(application(settings, version, key), name=APPLICATION, route_prefix="/")
+            start_version(settings, version, num_replicas=config.min_replicas)
+            serve.run(door(settings, key), name=APPLICATION, route_prefix="/")
         yield address(config)
     finally:
         serve.shutdown()
@@ -80,7 +85,8 @@ def address(config: ServeConfig) -> str:
     """The base URL under which this machine reaches the service."""
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
     host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"http://{everywhere.get(config.host, host)}:{config.port}"
+    scheme = "https" if config.tls_certificate else "http"
+    return f"{scheme}://{everywhere.get(config.host, host)}:{config.port}"
 
 
 @contextmanager
@@ -92,4 +98,4 @@ def _clear_failures() -> Iterator[None]:
         told = [line for line in (failed.message if failed else str(err)).splitlines() if line.strip()]
         logger.debug("the application did not come up", exc_info=err)
         reason = told[-1].strip() if told else type(err).__name__
-        raise ServiceError(f"the model could not be served: {reason}") from err
+        raise ServiceError(f"the door did not open: {reason}") from err

@@ -7,18 +7,22 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from sonoloop.platform.stack import Component, StackConfig, StackInfo, environment, info, start, stop
 from sonoloop.platform.stack import login as labelstudio_login
@@ -27,6 +31,9 @@ from sonoloop.platform.stack.labelstudio import Account, account_file
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+SERVICES = {"stack_folder", "ray_cluster", "ray", "labelstudio", "browser"}
+"""Fixtures and marks of tests that need what a session has one of."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,6 +55,21 @@ def pytest_configure(config: pytest.Config) -> None:
     patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # Metrics of a worker that lives for less than the 10 s between its reports never come out.
     patch.setenv("RAY_metrics_report_interval_ms", "1000")
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``-n 2 --dist loadgroup`` what needs the session's services stays in one process."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    """Chaos has an S3 and a Ray of its own, so it runs in the process of those that need no services."""
+    if item.path.parent.name == "chaos":
+        return "chaos"
+    needs = {*getattr(item, "fixturenames", ()), *(mark.name for mark in item.iter_markers())}
+    return "services" if needs & SERVICES else item.path.name
 
 
 @dataclass(frozen=True)
@@ -139,3 +161,22 @@ def ray_cluster(stack_s3: S3Stack) -> Iterator[str]:
     ray.shutdown()
     patch.undo()
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., bytes]:
+    """Makes an image file of seeded noise."""
+
+    def make(kind: str = "PNG", size: tuple[int, int] = (96, 64), seed: int = 0) -> bytes:
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, kind)
+        return stream.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_uri() -> Callable[[bytes], str]:
+    """Writes bytes as a data URI."""
+    return lambda data: f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -12,7 +12,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 LEFT_BOX = LesionBox(image_index=0, x=0.1, y=0.1, width=0.2, height=0.2)
 
 
-def entities(organ: Organ = "liver", lesion: str = "absent", **choices: str) -> str:
+def entities(organ: Organ = "liver", lesion: str = "absent", **choices: str | int | None) -> str:
     """Canonical JSON; what is not named was not assessed."""
     model = BY_ORGAN[organ]
     asked = [name for name in fields(organ) if lesion == "present" or name not in model.descriptors()]

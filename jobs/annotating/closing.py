@@ -79,7 +79,9 @@ def _closed_parts(
     workspace: Store, run_id: str, parts: Sequence[SortedFile], files: Sequence[SortedFile]
 ) -> Iterator[RunCounts]:
     close = ray.remote(num_cpus=1)(_close_part)
-    at_once = int(ray.cluster_resources()["CPU"])
+    at_once = max(
+        1, int(ray.cluster_resources().get("CPU", 1))
+    )  # none while all nodes are gone and come again
     waiting = list(parts)
     under_way: list[ray.ObjectRef[RunCounts]] = []
     while waiting or under_way:

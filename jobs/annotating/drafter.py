@@ -17,7 +17,7 @@ from sonoloop.model.draft_rows import draft_columns
 from sonoloop.model.engine import Draft
 from sonoloop.model.open_engine import open_engine
 from sonoloop.model.prepared import PreparedCase
-from sonoloop.platform import registry
+from sonoloop.platform import logs, registry
 from sonoloop.platform.errors import RejectedError
 from sonoloop.platform.records import DraftRecord
 
@@ -30,6 +30,7 @@ class Drafter:
     """
 
     def __init__(self, run: RunContext) -> None:
+        logs.in_run(run.run_id)
         self._run = run
         self._guarded = Guarded(run, "draft")
         folder = Patience(run.config.storage_patience_s)(registry.fetch, run.workspace, run.model_version)

@@ -1,21 +1,4 @@
-"""Metrics of annotate on Ray's Prometheus endpoint, one per node; there, Ray puts ``ray_`` before each name.
-
-| name | type | labels | meaning |
-|---|---|---|---|
-| sonoloop_annotate_cases_total | counter | model_version, status, reason | cases that left the model stage |
-| sonoloop_annotate_tokens_total | counter | model_version | tokens generated |
-| sonoloop_annotate_busy_seconds_total | counter | model_version, stage | seconds that actors worked |
-| sonoloop_annotate_waiting_seconds_total | counter | model_version, stage | seconds between their units |
-| sonoloop_annotate_stage_cases_total | counter | model_version, stage | cases that left a stage |
-| sonoloop_annotate_unit_seconds | histogram | model_version, stage | of one unit |
-| sonoloop_annotate_actor_busy_ratio | gauge | model_version, stage | share of its time that an actor worked |
-| sonoloop_annotate_run_cases | gauge | run_id | cases of the run |
-| sonoloop_annotate_run_done_cases | gauge | run_id | of these, the done ones |
-
-``stage`` is ``prepare`` or ``draft``, ``status`` ``draft`` or ``rejected``, ``reason`` empty for a draft. Ray
-adds ``NodeAddress`` and ``WorkerId``: one series per actor. Only the two gauges of a run carry its id. Ray
-makes a histogram's sum from its buckets' middles (2.60): take means from the counters of seconds. Workers
-report every 10 s, and what an actor did in its last seconds may never be: `summary.json` has it.
+"""What annotate tells Prometheus; names and meanings stand in `sonoloop.platform.metrics`.
 
 The endpoint is served by the node's dashboard agent, also where there is no dashboard; the agent needs the
 packages of ``ray[default]``, which ``ray[serve]`` brings as well.
@@ -25,13 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ray.util.metrics import Counter, Gauge, Histogram
-
 from sonoloop.jobs.annotating.ledger import Stage
-
-PREFIX = "sonoloop_annotate_"
-UNIT_BUCKETS_S = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
-_STAGE = ("model_version", "stage")
+from sonoloop.platform import metrics
 
 
 class StageMetrics:
@@ -45,21 +23,13 @@ class StageMetrics:
     def __init__(self, stage: Stage, model_version: str) -> None:
         self._model = {"model_version": model_version}
         self._stage = {"model_version": model_version, "stage": stage}
-        self._cases = Counter(
-            f"{PREFIX}cases_total",
-            "Cases that left the model stage.",
-            tag_keys=("model_version", "status", "reason"),
-        )
-        self._tokens = Counter(f"{PREFIX}tokens_total", "Tokens generated.", tag_keys=("model_version",))
-        self._busy = Counter(f"{PREFIX}busy_seconds_total", "Seconds of work on units.", tag_keys=_STAGE)
-        self._waiting = Counter(f"{PREFIX}waiting_seconds_total", "Seconds between units.", tag_keys=_STAGE)
-        self._staged = Counter(f"{PREFIX}stage_cases_total", "Cases that left a stage.", tag_keys=_STAGE)
-        self._unit = Histogram(
-            f"{PREFIX}unit_seconds", "Seconds of one unit.", boundaries=UNIT_BUCKETS_S, tag_keys=_STAGE
-        )
-        self._ratio = Gauge(
-            f"{PREFIX}actor_busy_ratio", "Share of its time that an actor worked.", tag_keys=_STAGE
-        )
+        self._cases = metrics.counter(metrics.ANNOTATE_CASES)
+        self._tokens = metrics.counter(metrics.ANNOTATE_TOKENS)
+        self._busy = metrics.counter(metrics.ANNOTATE_BUSY)
+        self._waiting = metrics.counter(metrics.ANNOTATE_WAITING)
+        self._staged = metrics.counter(metrics.ANNOTATE_STAGE_CASES)
+        self._unit = metrics.histogram(metrics.ANNOTATE_UNIT)
+        self._ratio = metrics.gauge(metrics.ANNOTATE_BUSY_SHARE)
         self._busy_s = self._waiting_s = 0.0
 
     def unit(self, num_cases: int, *, busy_s: float, waited_s: float) -> None:
@@ -83,7 +53,7 @@ class StageMetrics:
 
 
 class RunMetrics:
-    """How far a run is.
+    """How far a run is, and what it costs.
 
     Args:
         run_id: The run.
@@ -91,10 +61,18 @@ class RunMetrics:
 
     def __init__(self, run_id: str) -> None:
         self._run = {"run_id": run_id}
-        self._cases = Gauge(f"{PREFIX}run_cases", "Cases of a run.", tag_keys=("run_id",))
-        self._done = Gauge(f"{PREFIX}run_done_cases", "Cases of a run that are done.", tag_keys=("run_id",))
+        self._cases = metrics.gauge(metrics.ANNOTATE_RUN_CASES)
+        self._done = metrics.gauge(metrics.ANNOTATE_RUN_DONE)
+        self._left = metrics.gauge(metrics.ANNOTATE_RUN_LEFT)
+        self._cost = metrics.gauge(metrics.ANNOTATE_RUN_COST)
 
-    def set(self, done: int, cases: int) -> None:
-        """So many of so many are done."""
+    def set(self, done: int, cases: int, left_s: float | None) -> None:
+        """So many of so many are done, and about so long it takes still, where that is known."""
         self._cases.set(cases, self._run)
         self._done.set(done, self._run)
+        if left_s is not None:
+            self._left.set(left_s, self._run)
+
+    def spent(self, cost: float, currency: str) -> None:
+        """What it has cost so far."""
+        self._cost.set(cost, {**self._run, "currency": currency})

@@ -54,7 +54,16 @@ def check_schedulable(config: AnnotateConfig) -> None:
     Raises:
         ConfigError: as of `check_fits`.
     """
-    check_fits(config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    check_fits(config, [node["Resources"] for node in ray.nodes() if node["Alive"]] + nodes_to_come(config))
+
+
+def nodes_to_come(config: AnnotateConfig) -> list[Resources]:
+    """What an autoscaler may add, of each kind as many nodes as could make a difference.
+
+    Taken from the configuration: Ray itself does not tell (2.60, neither with `ray up` nor with KubeRay).
+    """
+    enough = config.most_actors + len(("a preparer", "the filter", "a task"))
+    return [kind for kind in config.nodes_to_come for _ in range(enough)]
 
 
 def check_fits(config: AnnotateConfig, nodes: list[Resources]) -> None:

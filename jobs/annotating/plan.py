@@ -24,7 +24,7 @@ from sonoloop.jobs.claims import Claim, HeldError, is_held
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.output import progress
 from sonoloop.jobs.runs import Run, read_runs, start_run
-from sonoloop.platform import registry
+from sonoloop.platform import logs, registry
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.records import content_id
 from sonoloop.platform.settings import settings_hash
@@ -128,6 +128,7 @@ def unfinished_runs(job: Job) -> tuple[list[str], Run | None]:
 
 def _resume(job: Job, run: Run) -> Begun:
     claim = Claim(job.workspace, *_claim_of(run.run_id))
+    logs.in_run(run.run_id)
     num_dropped = _drop_drafted_elsewhere(job, run.run_id)
     note = f", {num_dropped} cases less: other runs drafted them" if num_dropped else ""
     progress.print(f"annotate: continuing interrupted run {run.run_id}{note}")

@@ -21,7 +21,7 @@ from sonoloop.model.chosen import choose_images
 from sonoloop.model.frames import Rgb, decode_frame
 from sonoloop.model.patches import PatchCutter
 from sonoloop.model.prepared import CaseInput, PreparedCase, prepare
-from sonoloop.platform import registry
+from sonoloop.platform import logs, registry
 from sonoloop.platform.errors import Reason, RejectedError, StorageError
 from sonoloop.platform.workspace import Store
 
@@ -43,6 +43,7 @@ class Preparer:
     """
 
     def __init__(self, run: RunContext) -> None:
+        logs.in_run(run.run_id)
         self._guarded = Guarded(run, "prepare")
         self._workspace: Store = run.workspace
         self._max_images = run.config.engine.max_images

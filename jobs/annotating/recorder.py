@@ -61,6 +61,7 @@ class Recorder:
         """Look at the nodes, say what there is to say, and write the progress down."""
         if self._meter is not None:
             self._meter.look(ray.nodes(), time.monotonic())
+            self.watch.spent.remote(self._meter.total, self._job.config.cost.currency)
         progress = self._progress(timeout_s)
         self._say(progress.figures)
         try:

@@ -205,8 +205,12 @@ class Watch:
     def read(self) -> Figures:
         """As `Tally.figures`."""
         figures = self._tally.figures(time.monotonic())
-        self._metrics.set(figures.done, figures.cases)
+        self._metrics.set(figures.done, figures.cases, figures.left_s)
         return figures
+
+    def spent(self, cost: float, currency: str) -> None:
+        """What the run has cost so far."""
+        self._metrics.spent(cost, currency)
 
 
 class Reporter:

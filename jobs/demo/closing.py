@@ -19,6 +19,7 @@ from sonoloop.platform.workspace import Store
 
 NEW_KIND, KNOWN_KIND = "liver and kidney, new to the model", "breast and thyroid, known"
 NEW_ORGANS: tuple[Organ, ...] = ("liver", "kidney")
+REPORT_FILE = "report.html"
 NUM_SHOWN = 6
 """Cases on the contact sheet."""
 
@@ -83,6 +84,7 @@ def show_closing(summary: DemoSummary, info: StackInfo, output: Path) -> None:
     config = output / "sonoloop.toml"
     progress.print(
         f"pictures and figures: {output}/cases.png, {output}/rounds.png, {output}/summary.json\n"
+        f"readers and drafts in figures: {output}/{REPORT_FILE}\n"
         f"the reviewed tasks: {info.labelstudio_url} (login: {info.labelstudio_account_file})\n"
         f"the workspace: . {info.env_file} && sonoloop status --config {config}\n"
         f"undo the promotion: sonoloop promote --rollback --config {config}\n"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.jobs.calibrating import read_calibrator
-from sonoloop.jobs.evaluate import described_draft
+from sonoloop.jobs.evaluating.described import described_draft
 from sonoloop.model.calibration import calibration_error, judged_values
 from sonoloop.model.metrics import Described, Scores, num_edits, score
 from sonoloop.model.prompts import PROMPT_VERSION
@@ -52,18 +52,12 @@ def compare(
         truth: Case id to what is true of the case.
         kind: What the cases have in common.
     """
-    before, after = (_round(workspace, version, truth) for version in versions)
+    before, after = (measure(workspace, version, truth) for version in versions)
     return Comparison(kind=kind, before=before, after=after)
 
 
-def drafts_of(workspace: Store, version: str, case_ids: list[str]) -> list[Described | None]:
-    """A version's drafts of these cases, ``None`` where it has none."""
-    found = read_drafts(workspace, model_version=version, prompt_version=PROMPT_VERSION)
-    by_case = {draft.case_id: draft for draft in found}
-    return [described_draft(by_case.get(case_id)) for case_id in case_ids]
-
-
-def _round(workspace: Store, version: str, truth: Mapping[str, Described]) -> Round:
+def measure(workspace: Store, version: str, truth: Mapping[str, Described]) -> Round:
+    """How a version's drafts stand against the truth; a case without a draft counts as an empty one."""
     drafts = drafts_of(workspace, version, list(truth))
     references = list(truth.values())
     edits = [num_edits(draft or NOTHING, true) for draft, true in zip(drafts, references, strict=True)]
@@ -75,6 +69,13 @@ def _round(workspace: Store, version: str, truth: Mapping[str, Described]) -> Ro
         ece_decoded=decoded,
         ece_calibrated=calibrated,
     )
+
+
+def drafts_of(workspace: Store, version: str, case_ids: list[str]) -> list[Described | None]:
+    """A version's drafts of these cases, ``None`` where it has none."""
+    found = read_drafts(workspace, model_version=version, prompt_version=PROMPT_VERSION)
+    by_case = {draft.case_id: draft for draft in found}
+    return [described_draft(by_case.get(case_id)) for case_id in case_ids]
 
 
 def _calibration_errors(

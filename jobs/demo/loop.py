@@ -13,7 +13,7 @@ from sonoloop.jobs.annotating.selection import Selection
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.demo.archive import read_truth
 from sonoloop.jobs.demo.ask import served_answer
-from sonoloop.jobs.demo.closing import DemoSummary, compare_kinds, draw_pictures, show_closing
+from sonoloop.jobs.demo.closing import REPORT_FILE, DemoSummary, compare_kinds, draw_pictures, show_closing
 from sonoloop.jobs.demo.progress import Steps
 from sonoloop.jobs.demo.reader import read_tasks
 from sonoloop.jobs.demo.size import DemoConfig
@@ -25,6 +25,7 @@ from sonoloop.jobs.labelstudio import open_project
 from sonoloop.jobs.promote import run_promote
 from sonoloop.jobs.pull import run_pull
 from sonoloop.jobs.push import run_push
+from sonoloop.jobs.report import run_report
 from sonoloop.jobs.runs import ray_session
 from sonoloop.model.calibration import CalibrationFigures
 from sonoloop.model.metrics import Described
@@ -72,6 +73,7 @@ def go_round(demo: Demo) -> DemoSummary:
         with demo.steps.step("compare both rounds on cases never trained on"):
             rounds = compare_kinds(demo.workspace, (first, champion), fresh, cases)
             draw_pictures(demo.output, demo.workspace, (first, champion), rounds, fresh, cases)
+    _report(demo)
     summary = DemoSummary(
         cases=len(cases),
         reviewed=len(reviewed),
@@ -151,6 +153,12 @@ def _round_1(demo: Demo, champion: str, truth: Mapping[str, Described]) -> None:
 def _ask(demo: Demo, case: CaseRecord) -> None:
     with demo.steps.step("serve the champion and ask it once, with the openai client"):
         demo.steps.say(served_answer(demo.output / "sonoloop.toml", demo.workspace, case, demo.steps))
+
+
+def _report(demo: Demo) -> None:
+    with demo.steps.step("report: what the drafts were worth to the reader"):
+        _, page = run_report(demo.config, out=demo.output / REPORT_FILE)
+        demo.steps.say(f"written: {page}")
 
 
 def _read(demo: Demo, truth: Mapping[str, Described]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from sonoloop.jobs.demo.progress import Steps
-from sonoloop.jobs.evaluate import described_draft
+from sonoloop.jobs.evaluating.described import described_draft
 from sonoloop.model.metrics import Described, iou
 from sonoloop.platform.labelstudio.client import LabelStudioDoor
 from sonoloop.platform.labelstudio.predictions import model_version_of

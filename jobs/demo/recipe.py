@@ -26,7 +26,7 @@ from sonoloop.platform.phantoms.scanners import ScannerKind
 from sonoloop.platform.stack import StackConfig, StackInfo, environment, start
 from sonoloop.platform.workspace import S3Config, Store, store_of
 
-NUM_STEPS = 14
+NUM_STEPS = 15
 
 
 def demo(
@@ -85,6 +85,7 @@ control_share = 0
 agreement_share = 0
 
 [finetune]
+recipe = {{ name = "full", tasks = {{ report = 1 }} }}
 epochs = {size.epochs}
 learning_rate = {size.learning_rate}
 """

@@ -19,6 +19,7 @@ import ray
 from sonoloop.jobs.indexing.headers import IndexRun, known_files
 from sonoloop.jobs.indexing.spread import spread
 from sonoloop.jobs.progress import counted
+from sonoloop.platform import logs
 from sonoloop.platform.archive.frames import CaseMaker, MadeCase
 from sonoloop.platform.archive.grouping import CaseFinder, CaseWork, Chunk, bucket_ranges, split_by_bucket
 from sonoloop.platform.archive.nearduplicates import mark_near_duplicates
@@ -119,6 +120,7 @@ def make_chunk(run: IndexRun, chunk: Chunk, counter: Any) -> CaseCounts:
     counts = CaseCounts(chunk.kept_cases, chunk.kept_images, newest=chunk.newest)
     if not chunk.work:
         return counts
+    logs.in_run(run.run_id)
     objects = ArchiveReader(run.archive, run.config)
     maker = CaseMaker(objects, run.workspace, run.config, run.now, run.releases, run.keeps)
     made: list[MadeCase] = []

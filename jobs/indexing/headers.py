@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from sonoloop.jobs.indexing.listed import Listed
 from sonoloop.jobs.indexing.spread import spread
 from sonoloop.jobs.progress import counted
+from sonoloop.platform import logs
 from sonoloop.platform.archive.deidentify.quarantine import Keep, Release
 from sonoloop.platform.archive.headers import HeaderReader
 from sonoloop.platform.archive.objects.listing import ListingPart, parts_of
@@ -128,6 +129,7 @@ def _gone_tasks(run: IndexRun) -> Any:
 
 
 def _indexer(run: IndexRun, files: Sequence[SortedFile]) -> PageIndexer:
+    logs.in_run(run.run_id)
     return PageIndexer(
         reader=HeaderReader(ArchiveReader(run.archive, run.config), run.key, run.now),
         workspace=run.workspace,

@@ -38,7 +38,6 @@ def spread(
     }
     finder = ray.remote(num_cpus=0, **streaming)(find)
     doer = ray.remote(num_cpus=1)(do)
-    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = deque(sources)
     finding: list[Any] = []
     doing: list[Any] = []
@@ -46,6 +45,7 @@ def spread(
         while waiting or finding or doing:
             while waiting and len(finding) < FINDERS_AT_ONCE:
                 finding.append(finder.remote(*waiting.popleft()))
+            most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # grows as an autoscaler adds nodes
             taking = finding if len(doing) < most else []
             (ready,), _ = ray.wait([*doing, *taking], num_returns=1, fetch_local=False)
             if isinstance(ready, ray.ObjectRef):

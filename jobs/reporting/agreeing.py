@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from sonoloop.jobs.reporting.evidence import Evidence, Reading
+from sonoloop.jobs.reporting.measuring import NumberAgreement, measure_numbers
 from sonoloop.model.agreement import (
     agreeing_share,
     box_agreement,
@@ -33,8 +34,8 @@ class FieldAgreement(_Figures):
     field: str
     level: Literal["nominal", "ordinal"]
     agreement: Estimate
-    fleiss_kappa: float | None
-    krippendorff_alpha: float | None
+    fleiss_kappa: Estimate | None
+    krippendorff_alpha: Estimate | None
 
 
 class PairAgreement(_Figures):
@@ -44,7 +45,7 @@ class PairAgreement(_Figures):
     field: str
     num_cases: int
     agreement: float
-    cohen_kappa: float | None
+    cohen_kappa: Estimate | None
 
 
 class Agreement(_Figures):
@@ -54,6 +55,7 @@ class Agreement(_Figures):
     num_disputed: int
     fields: tuple[FieldAgreement, ...]
     pairs: tuple[PairAgreement, ...]
+    numbers: NumberAgreement
     box_iou: Estimate | None
     text_distance: Estimate | None
 
@@ -72,6 +74,7 @@ def measure_agreement(evidence: Evidence, *, num_disputed: int) -> Agreement:
         num_disputed=num_disputed,
         fields=tuple(_fields(cases)),
         pairs=tuple(_pairs(cases)),
+        numbers=measure_numbers(cases),
         box_iou=estimate([sum(values) / len(values) for values in boxes if values]),
         text_distance=estimate([sum(values) / len(values) for values in texts]),
     )

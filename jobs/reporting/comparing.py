@@ -31,7 +31,7 @@ class Comparison(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model_version: str | None = Field(description="whose drafts; the one most readings started from")
-    seconds: Contrast = Field(description="median time on the page")
+    seconds: Contrast = Field(description="median time on the page, where it can be believed")
     right: Contrast = Field(description="mean share of choices that are the truth's")
     followed: Contrast = Field(
         description="mean share of wrongly drafted choices that the reader has as well; by chance, without"

@@ -9,7 +9,7 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sonoloop.platform.lexicon import Entities, choice_fields
+from sonoloop.platform.lexicon import Entities, choice_fields, numeric_fields
 from sonoloop.platform.records import DraftRecord, ReviewRecord
 from sonoloop.platform.sorted_rooms import DRAFTS, stream
 from sonoloop.platform.tables import of_version, readings
@@ -34,6 +34,14 @@ class Reading:
     def values(self) -> dict[str, str]:
         """``organ`` and ``<organ>.<field>`` to the choice; numbers and what was not asked are left out."""
         return {} if self.entities is None else choices(self.entities)
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """``<organ>.<field>`` to the number that was given, in the unit that the field's name ends in."""
+        if self.entities is None:
+            return {}
+        organ, given = self.entities.organ, self.entities.model_dump(exclude_none=True)
+        return {f"{organ}.{name}": given[name] for name in numeric_fields(organ) if name in given}
 
 
 @dataclass(frozen=True)
@@ -75,8 +83,8 @@ def choices(entities: Entities) -> dict[str, str]:
     return {"organ": entities.organ, **named}
 
 
-def read_evidence(workspace: Store) -> Evidence:
-    """Everything that was said and is not deleted, and the drafts it started from.
+def read_evidence(workspace: Store, *, with_drafts: bool = True) -> Evidence:
+    """Everything that was said and is not deleted, with the drafts it started from or without.
 
     Raises:
         StorageError: the workspace cannot be read.
@@ -90,6 +98,8 @@ def read_evidence(workspace: Store) -> Evidence:
     }
     gold = gold_since(workspace)
     cases = {case_id: [_reading(row, purposes, gold) for row in rows] for case_id, rows in said.items()}
+    if not with_drafts:
+        return Evidence(cases)
     versions = {row.model_version for rows in said.values() for row in rows if not row.adjudicates}
     return Evidence(cases, dict(_drafts(workspace, sorted(filter(None, versions)), said)))
 

@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from sonoloop.jobs.calibrating import read_calibrator
 from sonoloop.jobs.reporting.agreeing import Agreement, measure_agreement
 from sonoloop.jobs.reporting.comparing import Comparison, compare_with_control
-from sonoloop.jobs.reporting.evidence import read_evidence
+from sonoloop.jobs.reporting.evidence import Evidence, read_evidence
+from sonoloop.jobs.reporting.haste import Haste, measure_haste
 from sonoloop.jobs.reporting.helping import VersionHelp, measure_help
 from sonoloop.jobs.reporting.quality import ReaderQuality, measure_readers
+from sonoloop.jobs.reporting.story import Story
 from sonoloop.platform.tables import disputed_ids
 from sonoloop.platform.workspace import Store
 
@@ -30,19 +32,22 @@ class Report(BaseModel):
     comparison: Comparison
     agreement: Agreement
     readers: tuple[ReaderQuality, ...]
+    hasty: tuple[Haste, ...] = Field(description="readers with readings too short to have seen the page")
+    story: Story | None = Field(default=None, description="of the whole loop, where it was read")
 
 
-def make_report(workspace: Store, *, prompt_version: str) -> Report:
-    """All figures of a workspace.
+def make_report(workspace: Store, *, prompt_version: str, evidence: Evidence | None = None) -> Report:
+    """All figures about drafts and readers.
 
     Args:
         workspace: Where reviews, drafts, tasks and models lie.
         prompt_version: Whose calibrators are taken.
+        evidence: What was said, where it was read already.
 
     Raises:
         StorageError: the workspace cannot be read.
     """
-    evidence = read_evidence(workspace)
+    evidence = evidence or read_evidence(workspace)
     said = [reading.review for found in evidence.cases.values() for reading in found]
     return Report(
         made_at=datetime.now(UTC),
@@ -54,4 +59,5 @@ def make_report(workspace: Store, *, prompt_version: str) -> Report:
         comparison=compare_with_control(evidence),
         agreement=measure_agreement(evidence, num_disputed=len(disputed_ids(workspace))),
         readers=measure_readers(evidence),
+        hasty=measure_haste(evidence),
     )

@@ -6,7 +6,7 @@
 | edits | fields that the reader changed, added or emptied |
 | whole | share of drafts submitted without any such edit |
 | text distance | word-level Levenshtein distance between drafted and submitted report, 0..1 |
-| seconds | median time on the page |
+| seconds | median time on the page, without readings too short to be believed, see `haste` |
 | bins | of the values drafted with a probability in the bin, the share that readers kept |
 
 A reading on an adjudication task, one without a draft and an escape do not count.
@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from sonoloop.jobs.reporting.evidence import Evidence, Reading
+from sonoloop.jobs.reporting.haste import is_hasty
 from sonoloop.model.agreement import text_distance
 from sonoloop.model.calibration import Calibrator, expected_calibration_error, judged_values
 from sonoloop.model.intervals import Estimate, estimate
@@ -142,8 +143,9 @@ def _num_emptied(reading: Reading, draft: DraftRecord | None) -> int:
 
 
 def seconds_of(found: Sequence[Reading]) -> list[float]:
-    """The times on the page that Label Studio measured."""
-    return [r.review.lead_time_s for r in found if r.review.lead_time_s is not None]
+    """The times on the page that Label Studio measured, as far as they can be believed."""
+    times = [r.review.lead_time_s for r in found if not is_hasty(r.review)]
+    return [seconds for seconds in times if seconds is not None]
 
 
 def _text_distance(reading: Reading, draft: DraftRecord | None) -> float | None:

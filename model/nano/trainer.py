@@ -107,6 +107,7 @@ class Trainer:
             for case in cases
         ]
         batch = collate(examples, self.processor.tokenizer.pad_token_id)
+        del batch["weights"]  # all 1
         features: list[Tensor] = []
         hook = self.model.model.visual.register_forward_hook(
             lambda _module, _inputs, output: features.append(output.pooler_output)

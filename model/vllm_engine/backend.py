@@ -11,9 +11,8 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +22,10 @@ from sonoloop.model.checkpoint import check_folder
 from sonoloop.model.configuration import EchoVLMConfig
 from sonoloop.model.decoding import end_ids
 from sonoloop.model.engine_config import EngineConfig
-from sonoloop.model.generation import Backend, Progress, Request, Turn, TurnAnswer
+from sonoloop.model.generation import Backend, Outcome, Request, Token, Turn, TurnAnswer, model_failed
+from sonoloop.model.live import LiveBatch
 from sonoloop.model.processor import EchoVLMProcessor
-from sonoloop.model.structured import EntitiesGrammar, RowConstraint, RowSpec
+from sonoloop.model.structured import Grammars, RowConstraint, RowSpec
 from sonoloop.model.vllm_engine.core import VllmCore, Written, unsupported
 from sonoloop.platform.errors import ConfigError, Reason, RejectedError
 
@@ -36,13 +36,25 @@ _TURN_TOKENS = 256
 
 
 @dataclass(eq=False, slots=True)
-class _Conversation:
-    """A request under way: all tokens so far, the answers so far."""
+class Conversation:
+    """A request under way.
 
-    index: int
+    Attributes:
+        request: What is asked.
+        token_ids: The prompt, the answers that are there, and the texts between.
+        name: Of the answer that vLLM is writing.
+        answer: Its tokens so far.
+        steps: Per token of it, id -> log-probability of the most likely tokens.
+        num_told: How many of them were told of, also before it began anew.
+        answers: So far.
+    """
+
     request: Request
     token_ids: list[int]
-    num_streamed: int = 0
+    name: str = ""
+    answer: list[int] = field(default_factory=list)
+    steps: list[dict[int, float]] = field(default_factory=list)
+    num_told: int = 0
     answers: list[TurnAnswer] = field(default_factory=list)
 
     @property
@@ -52,12 +64,108 @@ class _Conversation:
 
     @property
     def is_over(self) -> bool:
+        """Whether the last answer is there."""
         cut = bool(self.answers) and not self.answers[-1].ended
         return cut or len(self.answers) == len(self.request.turns)
 
 
+class Conversations:
+    """Runs conversations in vLLM, an answer at a time; a `sonoloop.model.live.Stepper`.
+
+    An answer that was taken out begins anew, and is told of from where it was: it is the same again.
+
+    Args:
+        core: vLLM.
+        grammars: Of the model's tokenizer, where it has one.
+        end_ids: Tokens that end an answer.
+        max_rows: Conversations under way at the same time.
+    """
+
+    def __init__(
+        self, core: VllmCore, grammars: Grammars | None, end_ids: tuple[int, ...], max_rows: int
+    ) -> None:
+        self._core, self._grammars, self._end_ids, self.max_rows = core, grammars, end_ids, max_rows
+        self._inside: dict[str, Conversation] = {}
+        self._names = itertools.count()
+
+    def open(self, request: Request) -> Conversation:
+        """A conversation, not yet inside."""
+        return Conversation(request, list(request.prompt.token_ids))
+
+    def admit(self, talk: Conversation) -> bool:
+        """Give vLLM the conversation's next answer to write; where memory is short, it waits in there."""
+        talk.name, talk.answer, talk.steps = str(next(self._names)), [], []
+        self._inside[talk.name] = talk
+        self._core.submit(
+            talk.name,
+            talk.token_ids,
+            talk.request.prompt,
+            talk.turn,
+            talk.request.sampling,
+            end_ids=self._end_ids,
+        )
+        return True
+
+    def step(self) -> list[tuple[Conversation, list[Token], Outcome | None]]:
+        """Write a token of every answer; returns who wrote what."""
+        return [self._taken(self._inside[written.name], written) for written in self._core.step()]
+
+    def remove(self, talk: Conversation) -> None:
+        """Forget the answer under way."""
+        if self._inside.pop(talk.name, None) is not None:
+            self._core.abort([talk.name])
+
+    def _taken(
+        self, talk: Conversation, written: Written
+    ) -> tuple[Conversation, list[Token], Outcome | None]:
+        """As `_take`; what fails there is this conversation's alone, and costs no other its tokens."""
+        try:
+            return self._take(talk, written)
+        except (ArithmeticError, RuntimeError, ValueError, LookupError) as err:
+            self.remove(talk)
+            return talk, [], model_failed(err)
+
+    def _take(self, talk: Conversation, written: Written) -> tuple[Conversation, list[Token], Outcome | None]:
+        """Add what was written to its conversation; after the last answer it is inside no more."""
+        taken = zip(written.token_ids, written.steps, strict=True)
+        if any(math.isnan(step[token_id]) for token_id, step in taken):
+            raise FloatingPointError("expected finite logits")
+        talk.answer += written.token_ids
+        talk.steps += written.steps
+        new = slice(talk.num_told, None)
+        talk.num_told = max(talk.num_told, len(talk.answer))
+        num_top = talk.request.sampling.num_top
+        told = [_token(*pair, num_top) for pair in zip(talk.answer[new], talk.steps[new], strict=True)]
+        if not written.finished:
+            return talk, told, None
+        del self._inside[written.name]
+        self._add_answer(talk)
+        if talk.is_over:
+            return talk, told, talk.answers
+        # the conversation goes on after the first of the ends, whichever was written
+        talk.token_ids[-1:] = [self._end_ids[0], *talk.turn.text_ids]
+        talk.num_told = 0
+        self.admit(talk)
+        return talk, told, None
+
+    def _add_answer(self, talk: Conversation) -> None:
+        values: dict[str, float] = {}
+        if isinstance(talk.turn.constraint, RowSpec) and self._grammars:
+            values = value_probabilities(self._grammars, talk.turn.constraint, talk.answer, talk.steps)
+        log_probs = tuple(step[token_id] for token_id, step in zip(talk.answer, talk.steps, strict=True))
+        ended = bool(talk.answer) and talk.answer[-1] in self._end_ids
+        talk.answers.append(TurnAnswer(tuple(talk.answer), log_probs, values, ended))
+        talk.token_ids += talk.answer
+
+
+def _token(token_id: int, step: Mapping[int, float], num_top: int) -> Token:
+    possible = ((other, log_prob) for other, log_prob in step.items() if math.isfinite(log_prob))
+    top = sorted(possible, key=lambda pair: -pair[1])[:num_top]
+    return Token(token_id, step[token_id], tuple(top))
+
+
 class VllmBackend(Backend):
-    """A model folder in a vLLM engine of this process. Calls from several threads take turns.
+    """A model folder in a vLLM engine of this process.
 
     Args:
         folder: Published layout, unchanged.
@@ -78,11 +186,9 @@ class VllmBackend(Backend):
         text = self._model_config.text_config
         answers = config.max_report_tokens + config.max_entities_tokens + _TURN_TOKENS
         self._context_tokens = min(int(text.max_position_embeddings), config.max_prompt_tokens + answers)
-        self._end_ids: tuple[int, ...] = end_ids(processor) if processor else ()
-        self._grammar = (
-            EntitiesGrammar(
-                processor.tokenizer, vocab_size=int(text.vocab_size), end_id=processor.end_of_turn_id
-            )
+        ends = end_ids(processor) if processor else ()
+        grammars = (
+            Grammars(processor.tokenizer, vocab_size=int(text.vocab_size), end_id=processor.end_of_turn_id)
             if processor
             else None
         )
@@ -97,8 +203,7 @@ class VllmBackend(Backend):
             max_tokens=self._context_tokens,
             has_tokenizer=processor is not None,
         )
-        self._names = itertools.count()
-        self._lock = threading.Lock()
+        super().__init__(LiveBatch(Conversations(self._core, grammars, ends, config.max_rows)), grammars)
         logger.info("vLLM holds %s after %.1f s", folder.name, time.monotonic() - start)
 
     @property
@@ -132,92 +237,37 @@ class VllmBackend(Backend):
 
     def close(self) -> None:
         """Give the memory back. The backend answers nothing afterwards."""
-        with self._lock:
-            self._core.close()
+        super().close()
+        self._core.close()
 
     @property
     def _merge(self) -> int:
         return int(self._model_config.vision_config.spatial_merge_size)
 
-    def run(self, requests: Sequence[Request], *, streamed: bool) -> Progress:
-        """Answer requests that were checked; closing the iterator stops the model."""
-        running: dict[str, _Conversation] = {}
-        with self._lock:
-            try:
-                for index, request in enumerate(requests):
-                    talk = _Conversation(index, request, list(request.prompt.token_ids))
-                    self._submit(talk, running, streamed)
-                while running:
-                    for written in self._core.step():
-                        talk = running[written.name]
-                        new_ids = list(written.token_ids[talk.num_streamed :])
-                        talk.num_streamed = len(written.token_ids)
-                        if written.finished:
-                            del running[written.name]
-                            self._take(talk, written)
-                            self._submit(talk, running, streamed)
-                        yield talk.index, new_ids, talk.answers if talk.is_over else None
-            except AssertionError as err:
-                raise RuntimeError("vLLM found itself in an unexpected state") from err
-            finally:
-                self._core.abort(list(running))
-
-    def _submit(self, talk: _Conversation, running: dict[str, _Conversation], streamed: bool) -> None:
-        """Give vLLM the conversation's next turn, where there is one."""
-        if talk.is_over:
-            return
-        if talk.answers:  # the conversation goes on after the first of the ends, whichever was written
-            talk.token_ids[-1:] = [self._end_ids[0], *talk.turn.text_ids]
-        name, talk.num_streamed = str(next(self._names)), 0
-        running[name] = talk
-        self._core.submit(
-            name,
-            talk.token_ids,
-            talk.request.prompt,
-            talk.turn,
-            talk.request.sampling,
-            end_ids=self._end_ids,
-            streamed=streamed,
-        )
-
-    def _take(self, talk: _Conversation, written: Written) -> None:
-        """Add a finished answer to its conversation."""
-        values: dict[str, float] = {}
-        if talk.turn.constraint and self._grammar:
-            values = value_probabilities(
-                self._grammar, talk.turn.constraint, written.token_ids, written.steps
-            )
-        log_probs = [
-            math.log(max(step[token_id], 1e-300))
-            for token_id, step in zip(written.token_ids, written.steps, strict=True)
-        ]
-        ended = bool(written.token_ids) and written.token_ids[-1] in self._end_ids
-        talk.answers.append(TurnAnswer(written.token_ids, tuple(log_probs), values, ended))
-        talk.token_ids += written.token_ids
-
 
 def value_probabilities(
-    grammar: EntitiesGrammar, row: RowSpec, token_ids: Sequence[int], steps: Sequence[dict[int, float]]
+    grammars: Grammars, row: RowSpec, token_ids: Sequence[int], steps: Sequence[Mapping[int, float]]
 ) -> dict[str, float]:
     """Walk a finished answer through its grammar again and measure its values.
 
     Args:
-        grammar: Of the model's tokenizer.
+        grammars: Of the model's tokenizer.
         row: What the answer was about.
         token_ids: The answer.
-        steps: Per token, probabilities of the most likely allowed tokens.
+        steps: Per token, log-probabilities of the most likely allowed tokens.
 
     Returns:
         Entity field -> probability of its value among the admissible ones.
     """
-    constraint = RowConstraint(grammar, row)
+    constraint = RowConstraint(grammars, row)
     at = 0
     while not constraint.is_finished():
         at += len(constraint.take_forced())
         if at >= len(token_ids) or constraint.is_finished():
             break
         allowed = constraint.allowed()
-        shares = np.array([steps[at].get(int(other), 0.0) for other in allowed], dtype=np.float32)
+        step = steps[at]
+        shares = np.exp([step.get(int(other), -np.inf) for other in allowed]).astype(np.float32)
         constraint.choose(token_ids[at], allowed, shares)
         at += 1
     return constraint.value_probabilities

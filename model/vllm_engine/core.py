@@ -16,7 +16,8 @@ import torch
 from sonoloop.model.configuration import EchoVLMConfig
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.generation import Prompt, Sampling, Turn
-from sonoloop.model.structured import RowSpec
+from sonoloop.model.live import most_inside
+from sonoloop.model.structured import COMPACT, JsonSpec, RowSpec
 from sonoloop.model.vllm_engine.plugin import CONFIG_FORMAT, register
 from sonoloop.model.vllm_engine.settings import is_available, prepare_environment
 from sonoloop.platform.errors import ConfigError
@@ -25,24 +26,25 @@ NUM_LOG_PROBS = 128
 """Most likely tokens whose probability is asked for under a grammar: more than any field has beginnings, and
 than a box has edges."""
 _GIB = 2**30
+_SEED_BITS = 2**63 - 1
+"""No seed is negative: vLLM takes -1 for none at all."""
 _LIVE: set[int] = set()
 """Ids of vLLM's engines in this process: the last one to go takes with it what they share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a turn's answer holds so far.
+    """What a step added to an answer.
 
     Attributes:
         name: As it was submitted.
-        token_ids: From the answer's beginning.
-        steps: Per token, token id -> probability of the most likely tokens, the taken one included; empty
-            until the answer is finished.
+        token_ids: New ones.
+        steps: Per token, id -> log-probability of the most likely tokens, the taken one included.
         finished: Whether nothing more comes.
     """
 
     name: str
-    token_ids: tuple[int, ...]
+    token_ids: list[int]
     steps: list[dict[int, float]]
     finished: bool
 
@@ -103,6 +105,7 @@ class VllmCore:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         register()
+        max_rows = most_inside(config.max_rows)
         arguments = EngineArgs(
             model=str(folder),
             config_format=CONFIG_FORMAT,
@@ -111,8 +114,8 @@ class VllmCore:
             generation_config="vllm",  # a published folder brings sampling defaults; drafts are greedy
             dtype=str(config.resolved_dtype()).removeprefix("torch."),
             max_model_len=max_tokens,
-            max_num_seqs=config.max_rows,
-            max_num_batched_tokens=max(config.max_step_tokens, config.max_rows),
+            max_num_seqs=max_rows,
+            max_num_batched_tokens=max(config.max_step_tokens, max_rows),
             kv_cache_memory_bytes=int(config.kv_cache_gib * _GIB),
             enable_prefix_caching=True,
             enforce_eager=current_platform.is_cpu(),  # compiling takes minutes there
@@ -159,7 +162,6 @@ class VllmCore:
         sampling: Sampling,
         *,
         end_ids: Sequence[int],
-        streamed: bool,
     ) -> None:
         """Queue one answer.
 
@@ -170,7 +172,6 @@ class VllmCore:
             turn: Limit and grammar.
             sampling: How tokens are taken.
             end_ids: Tokens that end the answer.
-            streamed: Whether `step` is to tell of it before it is finished.
 
         Raises:
             ValueError: vLLM cannot take it.
@@ -185,24 +186,25 @@ class VllmCore:
         parameters = SamplingParams(
             max_tokens=turn.max_new_tokens,
             temperature=sampling.temperature,
-            seed=sampling.seed if sampling.temperature > 0 else None,
+            top_p=sampling.top_p,
+            seed=sampling.seed & _SEED_BITS if sampling.temperature > 0 else None,
             stop_token_ids=list(end_ids),
             ignore_eos=True,  # the ends are ours, not those of the folder's configuration
-            logprobs=NUM_LOG_PROBS if grammar else 0,
+            logprobs=NUM_LOG_PROBS if grammar else sampling.num_top,
             flat_logprobs=True,
             detokenize=False,
-            output_kind=RequestOutputKind.CUMULATIVE if streamed else RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.DELTA,
             structured_outputs=grammar,
         )
         self._engine.add_request(name, inputs, parameters)
 
     def step(self) -> list[Written]:
-        """Write one token of every row; returns the answers that are finished or streamed."""
+        """Write one token of every row; returns what was added to whom."""
         written = []
         for output in self._engine.step():
             (answer,) = output.outputs
-            token_ids = tuple(int(token_id) for token_id in answer.token_ids)
-            steps = _steps(answer.logprobs, len(token_ids)) if output.finished else []
+            token_ids = [int(token_id) for token_id in answer.token_ids]
+            steps = _steps(answer.logprobs) if token_ids else []
             written.append(Written(output.request_id, token_ids, steps, output.finished))
         return written
 
@@ -228,19 +230,24 @@ def _release(engine: Any) -> None:
     gc.unfreeze()  # vLLM froze what it built
 
 
-def _compact(row: RowSpec) -> str:
+def _compact(spec: RowSpec | JsonSpec) -> str:
     """The schema, told to be written as the model was taught: without whitespace."""
-    guidance = {"whitespace_flexible": False, "item_separator": ","}
-    return json.dumps(json.loads(row.schema()) | {"x-guidance": guidance})
+    return json.dumps(json.loads(spec.schema()) | {"x-guidance": COMPACT})
 
 
-def _steps(log_probs: Any, num_tokens: int) -> list[dict[int, float]]:
-    """vLLM's flat lists as probabilities per token; what the grammar forbids is at -inf and becomes 0."""
-    steps = []
-    for begin, end in zip(log_probs.start_indices, log_probs.end_indices, strict=True):
-        ids, values = log_probs.token_ids[begin:end], np.exp(np.array(log_probs.logprobs[begin:end]))
-        steps.append({int(token_id): float(value) for token_id, value in zip(ids, values, strict=True)})
-    return steps[:num_tokens]
+def _steps(log_probs: Any) -> list[dict[int, float]]:
+    """vLLM's flat lists, per token; what the grammar forbids is at -inf."""
+    bounds = zip(log_probs.start_indices, log_probs.end_indices, strict=True)
+    return [
+        dict(
+            zip(
+                map(int, log_probs.token_ids[begin:end]),
+                map(float, log_probs.logprobs[begin:end]),
+                strict=True,
+            )
+        )
+        for begin, end in bounds
+    ]
 
 
 def _images(prompt: Prompt) -> list[Any]:

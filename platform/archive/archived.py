@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 from pydantic import SecretStr
 
 from sonoloop.platform.archive.instance import Instance
-from sonoloop.platform.archive.objects.ranged import store_faults
+from sonoloop.platform.archive.objects.ranged import Objects, store_faults
 from sonoloop.platform.archive.objects.reader import ArchiveReader
 from sonoloop.platform.archive.reading.members import open_member
 from sonoloop.platform.archive.reading.open import open_instance
@@ -23,7 +23,7 @@ from sonoloop.platform.workspace import Store
 
 
 @contextmanager
-def open_indexed(objects: ArchiveReader, row: InstanceRecord) -> Iterator[Instance]:
+def open_indexed(objects: Objects, row: InstanceRecord) -> Iterator[Instance]:
     """The instance of a row, whose frames can be read while the block lasts.
 
     Raises:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from sonoloop.platform.archive.archived import open_indexed
 from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, FrameAudit, clean_frames
@@ -14,18 +15,27 @@ from sonoloop.platform.archive.deidentify.quarantine import Keep, Release, relea
 from sonoloop.platform.archive.grouping import CaseWork
 from sonoloop.platform.archive.instance import Frame
 from sonoloop.platform.archive.keyframes import choose_key_frames, share_budget
-from sonoloop.platform.archive.objects.reader import ArchiveReader
+from sonoloop.platform.archive.objects.ranged import Objects
 from sonoloop.platform.archive.perceptual import perceptual_hash
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord, MaskedBox
 from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.records import CaseImage, CaseRecord
-from sonoloop.platform.workspace import Store
+
+
+class ImageRoom(Protocol):
+    """Where images go: the workspace, or the memory of one request."""
+
+    def exists(self, *parts: str) -> bool:
+        """Whether the object is there."""
+
+    def write_bytes(self, data: bytes, *parts: str) -> None:
+        """Write an object whole or not at all."""
 
 
 @dataclass(frozen=True)
 class MadeCase:
-    """A case and the rows of its frames; images are in the workspace already.
+    """A case and the rows of its frames; images are in their room already.
 
     ``spared`` are the instances that no frame was asked of.
     """
@@ -39,8 +49,8 @@ class MadeCase:
 class CaseMaker:
     """Makes cases of one archive in one workspace."""
 
-    objects: ArchiveReader
-    workspace: Store
+    objects: Objects
+    workspace: ImageRoom
     config: IndexConfig
     now: datetime
     releases: Mapping[str, Release]

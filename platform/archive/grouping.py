@@ -6,10 +6,11 @@ Cases are spread over buckets by their id, a keyed hash: each bucket is a range 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -127,7 +128,8 @@ class CaseFinder:
         for case_id, place, length in _runs(instances):
             rows = instances.slice(place, length)
             before = left.pop(case_id, None)
-            inputs_hash = content_id(*self._versions(rows), settings)
+            versions = zip(rows["instance_id"].to_pylist(), rows["etag"].to_pylist(), strict=True)
+            inputs_hash = inputs_hash_of(versions, settings, self.releases)
             if before is None or before.inputs_hash != inputs_hash or self._retries(before):
                 records = tuple(InstanceRecord.from_row(row) for row in rows.sort_by("uri").to_pylist())
                 yield CaseWork(case_id, inputs_hash, records, before)
@@ -135,16 +137,26 @@ class CaseFinder:
             if not before.withdrawn:
                 yield CaseWork(case_id, content_id(settings), (), before)
 
-    def _versions(self, rows: pa.Table) -> list[str]:
-        found = []
-        for instance_id, etag in zip(rows["instance_id"].to_pylist(), rows["etag"].to_pylist(), strict=True):
-            release = release_of(self.releases, instance_id, etag)
-            decided = "" if release is None else release.model_dump_json()
-            found.append(f"{instance_id}@{etag} {decided}")
-        return sorted(found)
-
     def _retries(self, before: CaseRecord) -> bool:
         return self.retry_rejected and before.num_retryable > 0
+
+
+def inputs_hash_of(
+    versions: Iterable[tuple[str, str]], settings: str, releases: Mapping[str, Release] = MappingProxyType({})
+) -> str:
+    """One hash over everything that a case is made from.
+
+    Args:
+        versions: Instance id and etag of each of its objects.
+        settings: Of `frame_settings`.
+        releases: What people let out, by instance.
+    """
+    found = []
+    for instance_id, etag in versions:
+        release = release_of(releases, instance_id, etag)
+        decided = "" if release is None else release.model_dump_json()
+        found.append(f"{instance_id}@{etag} {decided}")
+    return content_id(*sorted(found), settings)
 
 
 def frame_settings(config: IndexConfig) -> str:

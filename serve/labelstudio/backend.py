@@ -10,14 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from sonoloop.model.calibration import Calibrator, case_confidence
+from sonoloop.model.calibration import case_confidence
 from sonoloop.model.prompts import draft_recipe
 from sonoloop.platform.errors import StorageError
 from sonoloop.platform.labelstudio.config import api_key, configured_page
@@ -25,9 +25,11 @@ from sonoloop.platform.labelstudio.predictions import Prediction, prediction_of,
 from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.tasks import control_cases
 from sonoloop.platform.watch_hint import write_hint
-from sonoloop.platform.workspace import Store, store_of
+from sonoloop.platform.workspace import store_of
 from sonoloop.serve.config import DraftsConfig, ServeSettings
-from sonoloop.serve.labelstudio.cases import DraftCase, TaskRefusedError, case_of
+from sonoloop.serve.drafts.calibrators import calibrator_of
+from sonoloop.serve.drafts.case import DraftCase
+from sonoloop.serve.labelstudio.cases import TaskRefusedError, case_of
 from sonoloop.serve.labelstudio.delivery import deliver
 from sonoloop.serve.labelstudio.desk import Desk, Hands
 from sonoloop.serve.labelstudio.protocol import PredictAnswer, PredictRequest, SentTask, TaskStatus
@@ -41,12 +43,12 @@ CONTROLS_EVERY_S = 30.0
 
 
 class Backend:
-    """One served model version as Label Studio's ML backend.
+    """The served model line as Label Studio's ML backend.
 
     Args:
         config: Limits.
         settings: Where workspace and Label Studio are.
-        version: The served version, ``<name>/<version>``.
+        serving: The version that drafts now, ``<name>/<version>``.
         draft: Drafts cases; raises `ApiError` where the model was lost.
         read_body: Reads a request's body, or raises `ApiError`.
 
@@ -59,15 +61,16 @@ class Backend:
         self,
         config: DraftsConfig,
         settings: ServeSettings,
-        version: str,
+        serving: Callable[[], str],
         draft: Callable[[list[DraftCase]], Awaitable[list[DraftRecord]]],
         read_body: Callable[[Request], Awaitable[bytes]],
     ) -> None:
         api_key()
         self._workspace = store_of(settings.workspace, settings.s3)
-        prompt_version = draft_recipe(settings.serve.engine.language).id
-        self.version_name = version_name(version, prompt_version)
-        calibrator = _calibrator(self._workspace, version, prompt_version)
+        self._serving = serving
+        self._prompt_version = draft_recipe(settings.serve.engine.language).id
+        calibrator = lru_cache(maxsize=4)(partial(calibrator_of, self._workspace))
+        calibrator(serving(), self._prompt_version)  # whether the workspace answers
         self._read_body = read_body
         self._hinted_at = -HINT_EVERY_S
         self._controls: frozenset[str] = frozenset()
@@ -77,12 +80,17 @@ class Backend:
             draft=draft,
             prediction_of=lambda draft: prediction_of(
                 draft,
-                score=case_confidence(draft, calibrator),
+                score=case_confidence(draft, calibrator(draft.model_version, draft.prompt_version)),
                 page=configured_page(settings.labelstudio),
             ),
             deliver=partial(deliver, settings.labelstudio),
         )
-        self._desk = Desk(config, hands, num_replicas=settings.serve.num_replicas)
+        self._desk = Desk(config, hands, num_replicas=settings.serve.max_replicas)
+
+    @property
+    def version_name(self) -> str:
+        """What Label Studio calls the version that drafts now."""
+        return version_name(self._serving(), self._prompt_version)
 
     def router(self, key: Any) -> APIRouter:
         """The routes.
@@ -90,7 +98,7 @@ class Backend:
         Args:
             key: The dependency that asks for the door's key; events come without one.
         """
-        router = APIRouter()
+        router = APIRouter(include_in_schema=False)  # Label Studio's protocol, described by Label Studio
         for path, method, answer in (
             ("/health", "GET", self.health),
             ("/setup", "POST", self.setup),
@@ -161,15 +169,3 @@ class Backend:
             write_hint(self._workspace)
         except StorageError as err:  # the watcher looks by itself, too
             logger.warning("a hint could not be written (%s)", type(err).__name__)
-
-
-def _calibrator(workspace: Store, version: str, prompt_version: str) -> Calibrator | None:
-    """The version's calibrator where it fits its prompts, so that scores are those of `sonoloop push`."""
-    name, _, number = version.partition("/")
-    try:
-        found = Calibrator.model_validate_json(
-            workspace.read_bytes("models", name, number, "calibration.json")
-        )
-    except FileNotFoundError:
-        return None
-    return found if found.prompt_version == prompt_version else None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 from sonoloop.platform.errors import Reason
 from sonoloop.platform.lexicon import ORGANS, Organ
+from sonoloop.serve.drafts.case import DraftCase
 
 Status: TypeAlias = (
     Reason
@@ -23,21 +23,6 @@ rejected."""
 
 # Whole keys only: an address with "..", a query or a second host has no such form.
 _IMAGE_KEY = re.compile(r"images/[0-9a-f]{2}/[0-9a-f]{64}\.png")
-
-
-@dataclass(frozen=True, slots=True)
-class DraftCase:
-    """A case as the replica needs it.
-
-    Attributes:
-        case_id: The case.
-        organ_hint: The organ where the task names one.
-        image_keys: Workspace keys of all its key frames, in reading order.
-    """
-
-    case_id: str
-    organ_hint: Organ | None
-    image_keys: tuple[str, ...]
 
 
 class TaskRefusedError(ValueError):

@@ -19,7 +19,8 @@ from sonoloop.platform.errors import SonoloopError
 from sonoloop.platform.labelstudio.predictions import Prediction
 from sonoloop.platform.records import DraftRecord
 from sonoloop.serve.config import DraftsConfig
-from sonoloop.serve.labelstudio.cases import DraftCase, Status, TaskRefusedError
+from sonoloop.serve.drafts.case import DraftCase
+from sonoloop.serve.labelstudio.cases import Status, TaskRefusedError
 from sonoloop.serve.labelstudio.protocol import PredictRequest, SentTask
 from sonoloop.serve.protocol import ApiError
 
@@ -76,7 +77,8 @@ class Desk:
     Args:
         config: Limits.
         hands: What others do.
-        num_replicas: Chunks that are drafted at the same time; calls take turns, chunk by chunk.
+        num_replicas: Chunks that are drafted at the same time; the desk's calls take turns, chunk by chunk,
+            so that the first of them need not wait for the last. Other requests share the model's steps.
     """
 
     def __init__(self, config: DraftsConfig, hands: Hands, *, num_replicas: int) -> None:

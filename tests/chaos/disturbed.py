@@ -3,7 +3,6 @@ process, and a Ray cluster of several raylets whose processes can be found and k
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -13,19 +12,18 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 from tests.conftest import started
+from tests.jobs.learnable import picture_case
 
 from sonoloop.model import nano
 from sonoloop.platform import registry
 from sonoloop.platform.errors import StorageError
-from sonoloop.platform.records import CaseImage, CaseRecord, DraftRecord
+from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.sorted_rooms import CASES, write_sorted
 from sonoloop.platform.stack import Component, processes, s3
 from sonoloop.platform.workspace import S3Config, Store
@@ -43,28 +41,14 @@ def make_workspace(folder: Path) -> Store:
     folder.mkdir()
     store = Store(str(folder))
     random = np.random.default_rng(5)
-    write_sorted(store, CASES, [_case(store, random, number) for number in range(NUM_CASES)], "cases.parquet")
+    cases = [
+        picture_case(store, random, number, (320, 240), patient="p", organ="thyroid")
+        for number in range(NUM_CASES)
+    ]
+    write_sorted(store, CASES, cases, "cases.parquet")
     version = registry.publish(store, nano.folder(), "echovlm-nano", lineage={})
     registry.set_aliases(store, "echovlm-nano", {"champion": version}, expected=registry.Aliases())
     return store
-
-
-def _case(store: Store, random: np.random.Generator, number: int) -> CaseRecord:
-    coarse = random.integers(0, 255, (12, 16), dtype=np.uint8)
-    picture = Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC)
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    key = f"images/{number:02}.png"
-    store.write_bytes(stream.getvalue(), key)
-    image = CaseImage(image_key=key, instance_id="i", frame_index=0, width=320, height=240)
-    return CaseRecord(
-        case_id=f"case-{number:02}",
-        patient_key="p",
-        organ_hint="thyroid",
-        scanner=None,
-        images=(image,),
-        indexed_at=datetime(2025, 1, 1, tzinfo=UTC),
-    )
 
 
 def copied(store: Store, folder: Path) -> Store:
@@ -90,15 +74,19 @@ def drafts_of(store: Store) -> pa.Table:
 
 
 @dataclass
-class Annotate:
-    """``sonoloop annotate --json`` on a workspace, as a process group of its own.
+class Verb:
+    """A verb of ``sonoloop`` with ``--json`` on a workspace, as a process group of its own.
 
     Attributes:
         store: The workspace.
-        folder: Where its configuration is written.
+        folder: Where its configuration is written, and what it says.
         env: The environment.
-        settings: Lines of the section ``[annotate]``.
+        settings: Lines of the verb's section.
     """
+
+    name: ClassVar[str]
+    given: ClassVar[tuple[str, ...]] = ()
+    """Lines that are in the section always."""
 
     store: Store
     folder: Path
@@ -109,13 +97,13 @@ class Annotate:
 
     def start(self) -> None:
         """Begin, or begin again after it was killed."""
-        lines = [f'workspace = "{self.store.uri}"', f'archive = "{self.folder}/archive"', "[annotate]"]
-        lines += [f"cases_per_unit = {CASES_PER_UNIT}", *self.settings]
+        lines = [f'workspace = "{self.store.uri}"', f'archive = "{self.folder}/archive"', f"[{self.name}]"]
+        lines += [*self.given, *self.settings]
         if self.store.is_s3:
             lines += ["[s3]", f'endpoint_url = "{self.store.s3.endpoint_url}"']
         (self.folder / "sonoloop.toml").write_text("\n".join(lines))
-        self._said_before = len(self._said())
-        command = [sys.executable, "-m", "sonoloop.jobs.cli", "annotate", "--json"]
+        self._said_before = len(self.said())
+        command = [sys.executable, "-m", "sonoloop.jobs.cli", self.name, "--json"]
         self.process = subprocess.Popen(
             [*command, "--config", str(self.folder / "sonoloop.toml")],
             env=self.env,
@@ -129,10 +117,59 @@ class Annotate:
         """Wait for something to come true while the process runs; returns it."""
         deadline = time.monotonic() + DEADLINE_S
         while not (found := condition()):
-            assert self.process.poll() is None, f"annotate ended before {what}: {self.complaint()}"
+            assert self.process.poll() is None, f"{self.name} ended before {what}: {self.complaint()}"
             assert time.monotonic() < deadline, f"not in {DEADLINE_S} s: {what}"
             time.sleep(0.05)
         return found
+
+    def kill(self) -> None:
+        """SIGKILL to the whole process group: the driver and a Ray of its own."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._close()
+
+    def ends_with(self) -> int:
+        """Wait for its end; its exit code."""
+        self.process.communicate(timeout=DEADLINE_S)
+        return self.process.returncode
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for its end, which must be a good one; the summary that it prints."""
+        output, _ = self.process.communicate(timeout=DEADLINE_S)
+        assert self.process.returncode == 0, self.complaint()
+        found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+        return found
+
+    def finish_or_again(self) -> None:
+        """Wait for its end; while it stops because the store is away, or was killed, the same again."""
+        while self.process.wait(DEADLINE_S) in (STORAGE_EXIT, -signal.SIGKILL) or self._lost_its_node():
+            self._close()
+            self.start()
+
+    def said(self) -> str:
+        """All that it said on standard error, of all starts."""
+        path = self.folder / "stderr.txt"
+        return path.read_text() if path.exists() else ""
+
+    def complaint(self) -> str:
+        """The end of what it said."""
+        return self.said()[-3000:]
+
+    def _close(self) -> None:
+        assert self.process.stdout
+        self.process.stdout.close()
+
+    def _lost_its_node(self) -> bool:
+        """Ray ends a driver with 1, at once and without a word, when the raylet that it joined is gone."""
+        said = self.said()[self._said_before :].splitlines()
+        return self.process.returncode == 1 and not any(line.startswith(COMPLAINTS) for line in said)
+
+
+class Annotate(Verb):
+    """``sonoloop annotate``."""
+
+    name = "annotate"
+    given = (f"cases_per_unit = {CASES_PER_UNIT}",)
 
     def until_durable(self, num_units: int) -> None:
         """Wait until so many units are in ``drafts/`` and more are to come."""
@@ -141,40 +178,6 @@ class Annotate:
     def files(self) -> list[str]:
         """What is in ``drafts/``."""
         return self.store.table_paths("drafts")
-
-    def kill(self) -> None:
-        """SIGKILL to the whole process group: the driver and a Ray of its own."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        assert self.process.stdout
-        self.process.stdout.close()
-
-    def finish(self) -> dict[str, Any]:
-        """Wait for its end; returns the summary that it prints."""
-        output, _ = self.process.communicate(timeout=DEADLINE_S)
-        assert self.process.returncode == 0, self.complaint()
-        summary: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
-        return summary
-
-    def finish_or_again(self) -> None:
-        """Wait for its end; while it stops because the store is away, or was killed, the same again."""
-        while self.process.wait(DEADLINE_S) in (STORAGE_EXIT, -signal.SIGKILL) or self._lost_its_node():
-            assert self.process.stdout
-            self.process.stdout.close()
-            self.start()
-
-    def complaint(self) -> str:
-        """The end of what it said."""
-        return self._said()[-3000:]
-
-    def _said(self) -> str:
-        path = self.folder / "stderr.txt"
-        return path.read_text() if path.exists() else ""
-
-    def _lost_its_node(self) -> bool:
-        """Ray ends a driver with 1, at once and without a word, when the raylet that it joined is gone."""
-        said = self._said()[self._said_before :].splitlines()
-        return self.process.returncode == 1 and not any(line.startswith(COMPLAINTS) for line in said)
 
 
 def restart_s3(folder: Path, *, away_s: float = 3) -> None:

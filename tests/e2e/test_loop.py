@@ -62,7 +62,15 @@ def _go_round(s3: S3Stack, labelstudio: LabelStudioStack) -> dict[str, Any]:
         labelstudio={"url": labelstudio.url, "project": f"Loop {bucket}"},
         push={"control_share": 0},
         finetune={"epochs": 2, "learning_rate": 1e-5, "test_share": 0.4},
-        gate={"min_cases": 1, "min_gain": -1.0},
+        gate={
+            "min_cases": 1,
+            "min_gain": -1.0,
+            "max_edits_rise": 20,
+            "max_unusable_rise": 20,
+            "max_ece_rise": 1,
+            "max_slowdown": 20,
+            "may_be_unmeasured": ["calibration", "speed"],
+        },
     )
     truth_store = store_of(f"s3://{bucket}/truth", config.s3)
     steps = Steps(1)
@@ -172,7 +180,7 @@ def test_calibration_is_measured_and_stored_or_says_why_not(loop: Any) -> None:
 
 
 def test_promotion_changes_the_champion_and_rollback_undoes_it(loop: Any) -> None:
-    with pytest.raises(GateRefusedError, match="asks for 1000"):
+    with pytest.raises(GateRefusedError, match=r"min_cases asks for 1000.*more are needed"):
         run_promote(
             loop.config.model_copy(update={"gate": loop.config.gate.model_copy(update={"min_cases": 1000})})
         )

@@ -12,6 +12,7 @@ from said import START
 
 from sonoloop.jobs.adjudicate import run_adjudicate
 from sonoloop.jobs.config import Config
+from sonoloop.jobs.freezing.config import SnapshotConfig
 from sonoloop.jobs.pull import run_pull
 from sonoloop.jobs.snapshot import freeze_snapshot
 from sonoloop.platform.errors import NothingToDoError
@@ -25,6 +26,8 @@ from sonoloop.platform.workspace import S3Config
 
 if TYPE_CHECKING:
     from conftest import LabelStudioStack, S3Stack
+
+FEW = SnapshotConfig(min_train=1)
 
 
 @pytest.fixture
@@ -83,8 +86,8 @@ def test_a_disputed_case_is_shown_with_what_each_reader_said_and_the_decision_co
         readers.submit(name, answer(parenchyma="coarse") if name == "a" else None, by=bob)
     pulled = run_pull(config)
     assert (pulled.new_reviews, pulled.reviewed_cases, pulled.disputed_cases) == (5, 3, 1)
-    snapshot = freeze_snapshot(workspace, test_share=0.01)
-    assert (snapshot.num_train, snapshot.num_disputed, snapshot.num_left_out) == (2, 1, 1)
+    snapshot = freeze_snapshot(workspace, FEW, test_share=0.01)
+    assert (snapshot.num_train, snapshot.left_out) == (2, {"disputed": 1})
 
     first, second = run_adjudicate(config), run_adjudicate(config)
     assert (first.disputed, first.new_tasks, first.new_answers) == (1, 1, 2)
@@ -103,7 +106,7 @@ def test_a_disputed_case_is_shown_with_what_each_reader_said_and_the_decision_co
     assert disputed_ids(workspace) == []
     review = current_reviews(workspace)["a"]
     assert (review.annotation_id, review.adjudicates) == (judged, True)
-    assert freeze_snapshot(workspace, test_share=0.01).num_train == 3
+    assert freeze_snapshot(workspace, FEW, test_share=0.01).num_train == 3
     with pytest.raises(NothingToDoError, match="no case is disputed"):
         run_adjudicate(config)
     court.delete(judged)

@@ -76,9 +76,10 @@ class FragileEngine:
     """The engine with its faults."""
 
     def __init__(self, engine: Any) -> None:
-        self._engine, self._generate = engine, engine.backend.generate
-        self._write = engine._request
-        engine.backend.generate, engine._request = self._hungry, self._endless
+        self._engine, self._write = engine, engine._request
+        runner = engine.backend._runner
+        self._embed = runner.embed_prompt
+        runner.embed_prompt, engine._request = self._hungry, self._endless
 
     def draft(self, batch: Sequence[PreparedCase]) -> list[Any]:
         """As the engine's."""
@@ -90,11 +91,10 @@ class FragileEngine:
         drafted: list[Any] = self._engine.draft(batch)
         return drafted
 
-    def _hungry(self, requests: Sequence[Any]) -> list[Any]:
-        if any(len(request.prompt.image_grid_thw) == NUM_IMAGES_OF_THE_HUNGRY for request in requests):
+    def _hungry(self, prompt: Any) -> Any:
+        if len(prompt.image_grid_thw) == NUM_IMAGES_OF_THE_HUNGRY:
             raise torch.OutOfMemoryError
-        answered: list[Any] = self._generate(requests)
-        return answered
+        return self._embed(prompt)
 
     def _endless(self, case: PreparedCase) -> Any:
         request = self._write(case)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sonoloop.jobs.demo import loop, recipe
 from sonoloop.jobs.demo.reader import ERROR_RATE, correct
 from sonoloop.jobs.demo.recipe import _configure, _phantoms
 from sonoloop.jobs.demo.size import DemoConfig
@@ -44,6 +46,16 @@ def test_the_configuration_that_the_demo_writes_is_read_back(tmp_path: Path) -> 
     assert config.workspace.startswith("s3://workspace/")
     assert config.archive.startswith("s3://archive/")
     assert not truth.uri.startswith((config.archive, config.workspace))
+
+
+def test_the_demo_announces_as_many_steps_as_it_takes() -> None:
+    titles = [
+        line
+        for module in (recipe, loop)
+        for line in inspect.getsource(module).splitlines()
+        if "steps.step(" in line
+    ]
+    assert len(titles) == recipe.NUM_STEPS
 
 
 def test_the_demo_archive_holds_the_known_and_the_new_kind_on_different_machines() -> None:

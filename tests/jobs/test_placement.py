@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sonoloop.jobs.annotating.placement import check_fits
+from sonoloop.jobs.annotating.placement import check_fits, nodes_to_come
 from sonoloop.jobs.config import AnnotateConfig
 from sonoloop.platform.errors import ConfigError
 
@@ -43,3 +43,12 @@ def test_several_actors_may_lie_on_several_nodes_but_none_is_cut_in_two() -> Non
     check_fits(two, [CPU_NODE, GPU_NODE])
     with pytest.raises(ConfigError, match="no node has room for a model actor that holds 2 CPU"):
         check_fits(two, [{"CPU": 1.5}] * 8)
+
+
+def test_nodes_that_a_cluster_adds_when_wanted_count_as_there() -> None:
+    growing = AnnotateConfig(actor_resources={"accelerator": 1}, nodes_to_come=(CPU_NODE, GPU_NODE))
+    assert nodes_to_come(AnnotateConfig()) == []
+    check_fits(growing, nodes_to_come(growing))
+    without = growing.model_copy(update={"nodes_to_come": (CPU_NODE,)})
+    with pytest.raises(ConfigError, match="needs 1 of the resource accelerator, the cluster has 0"):
+        check_fits(without, nodes_to_come(without))

@@ -21,13 +21,14 @@ from rich.console import Console
 
 from sonoloop.jobs import progress
 from sonoloop.jobs.annotate import AnnotateSummary, run_annotate
-from sonoloop.jobs.annotating import metrics, recorder
+from sonoloop.jobs.annotating import recorder
 from sonoloop.jobs.annotating.figures import RunProgress, RunSummary, last_rates
 from sonoloop.jobs.annotating.watch import Watch
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.init import run_init
 from sonoloop.jobs.progress import asked
 from sonoloop.jobs.status import run_status, status_of_run
+from sonoloop.platform.metrics import INVENTORY
 from sonoloop.platform.phantoms.case import draw_case
 from sonoloop.platform.phantoms.render import render
 from sonoloop.platform.records import CaseImage, CaseRecord
@@ -162,7 +163,7 @@ def test_the_next_run_of_the_model_can_be_estimated_from_this_one(seen: Seen) ->
 
 
 def test_ray_serves_the_metrics_under_the_names_that_are_documented(seen: Seen) -> None:
-    documented = set(re.findall(r"^\| (sonoloop_annotate_\w+)", metrics.__doc__ or "", re.MULTILINE))
+    documented = {one.name for one in INVENTORY if one.room == "annotate"}
     served = set(re.findall(r"^# TYPE ray_(sonoloop_annotate_\w+)", seen.metrics, re.MULTILINE))
     assert served == documented
     labels = f'model_version="{seen.summary.model_version}".*reason="image-missing".*status="rejected"'

@@ -166,13 +166,44 @@ def test_agreement_is_measured_over_cases_read_twice_and_adjudications_are_no_re
     parenchyma = by_field["liver.parenchyma"]
     assert parenchyma.agreement.value == 0.75
     # 5 of 8 normal: chance (25 + 9) / 64; readers apart: 3/4 * 2/4 + 1/4 * 2/4
-    assert parenchyma.fleiss_kappa == pytest.approx((0.75 - 34 / 64) / (1 - 34 / 64))
+    assert parenchyma.fleiss_kappa is not None
+    assert parenchyma.fleiss_kappa.value == pytest.approx((0.75 - 34 / 64) / (1 - 34 / 64))
+    assert parenchyma.fleiss_kappa.n == 4
     assert by_field["organ"].fleiss_kappa is None
     (pair,) = [one for one in found.pairs if one.field == "liver.parenchyma"]
     assert (pair.readers, pair.num_cases) == (("ann", "bob"), 4)
-    assert pair.cohen_kappa == pytest.approx(0.5)
+    assert pair.cohen_kappa is not None
+    assert pair.cohen_kappa.value == pytest.approx(0.5)
     assert found.box_iou is not None
     assert found.box_iou.value == pytest.approx(1 / 3)
+
+
+def test_sizes_that_two_readers_gave_are_compared_and_a_size_left_out_is_none(workspace: Store) -> None:
+    for name, sizes in zip("abc", ((10, 12), (20, 26), (30, None)), strict=True):
+        for hours, (reader, size_mm) in enumerate(zip(("ann", "bob"), sizes, strict=True)):
+            text = entities(lesion="present", size_mm=size_mm)
+            write_said(workspace, said(name, reader, hours, entities=text))
+    found = make_report(workspace, prompt_version=PROMPT_VERSION).agreement.numbers
+    (field,), (pair,) = found.fields, found.pairs
+    assert (field.field, field.figures.absolute_difference.n) == ("liver.size_mm", 2)
+    assert field.figures.absolute_difference.value == 4
+    assert (pair.readers, pair.figures.bias.value) == (("ann", "bob"), 4)
+
+
+def test_readings_that_took_no_time_are_counted_by_reader_and_their_times_left_out(workspace: Store) -> None:
+    times = {"a": 0.2, "b": 0.3, "c": 30.0, "d": None}
+    write_said(workspace, *(said(name, "ann", lead_time_s=at, **FROM_DRAFT) for name, at in times.items()))
+    write_said(workspace, *(said(name, "bob", 1, lead_time_s=50.0, **FROM_DRAFT) for name in "ab"))
+    write_said(workspace, said("e", "bob", 1, lead_time_s=0.4, escape="cannot-judge", **FROM_DRAFT))
+    found = make_report(workspace, prompt_version=PROMPT_VERSION)
+    (ann,) = found.hasty
+    assert (ann.reader, ann.num_hasty, ann.share.n) == ("ann", 2, 3)
+    assert ann.share.value == pytest.approx(2 / 3)
+    (version,) = found.help
+    assert version.total.seconds is not None
+    assert (version.total.seconds.value, version.total.seconds.n) == (50.0, 3)
+    assert version.total.num_readings == 6
+    assert "submits the tasks that follow unseen" in page_of(found)
 
 
 def test_a_reader_is_measured_on_gold_by_what_was_known_before(workspace: Store) -> None:
@@ -212,11 +243,21 @@ def test_the_page_is_one_file_that_asks_nobody_for_anything(workspace: Store) ->
     assert "m/1" in page
 
 
+def test_what_a_page_has_nothing_of_yet_stands_in_a_list_at_its_end(workspace: Store) -> None:
+    draft(workspace, "a")
+    write_said(workspace, said("a", origins=UNTOUCHED, lead_time_s=20, **FROM_DRAFT))
+    body, _, closing = page_of(make_report(workspace, prompt_version=PROMPT_VERSION)).partition("Nothing yet")
+    assert "by 1 reader," in body
+    assert "Pairs of readers" not in body
+    assert "<li>Pairs of readers</li>" in closing
+    assert "(control tasks)</li>" in closing
+
+
 def test_an_empty_report_is_refused_and_a_page_goes_where_it_is_wanted(tmp_path: Path) -> None:
     for room in ("workspace", "archive"):
         (tmp_path / room).mkdir()
     config = Config(workspace=str(tmp_path / "workspace"), archive=str(tmp_path / "archive"))
-    with pytest.raises(NothingToDoError, match="nobody has read"):
+    with pytest.raises(NothingToDoError, match="nobody has read a case"):
         run_report(config)
     _everything(config.open_workspace())
     _, place = run_report(config)

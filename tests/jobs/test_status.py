@@ -8,17 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from said import said, write_said
 
 from sonoloop.jobs.annotating.figures import Figures, RunProgress
 from sonoloop.jobs.confidence import case_confidences
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.runs import start_run
-from sonoloop.jobs.status import run_status, status_of_run
+from sonoloop.jobs.status import run_status, status, status_of_run
 from sonoloop.model.calibration import Calibrator, case_confidence
 from sonoloop.model.scaling import Scaling
 from sonoloop.platform import registry
 from sonoloop.platform.archive.rows import FrameRecord, InstanceRecord
 from sonoloop.platform.errors import ConfigError, StorageError
+from sonoloop.platform.metrics import INVENTORY
 from sonoloop.platform.records import CaseRecord, DraftRecord
 from sonoloop.platform.registry import Aliases
 from sonoloop.platform.workspace import Store
@@ -205,3 +208,24 @@ def test_one_run_is_shown_in_full(runs: Config) -> None:
 def test_a_run_that_is_not_there_is_told(runs: Config) -> None:
     with pytest.raises(ConfigError, match="has no run nowhere"):
         status_of_run(runs, "nowhere")
+
+
+def test_status_for_prometheus_gives_the_loops_gauges_by_the_names_of_the_inventory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = Store(str(tmp_path / "w"))
+    Path(workspace.root).mkdir()
+    write_said(workspace, said("a", model_version="m/1", origins={"findings": "manual"}, lead_time_s=30.0))
+    registry.set_aliases(workspace, "echovlm-nano", {"champion": "echovlm-nano/1"}, expected=Aliases())
+    file = tmp_path / "c.toml"
+    file.write_text(
+        f'workspace = "{workspace.root}"\narchive = "{tmp_path}/a"\n[model]\nname = "echovlm-nano"\n'
+    )
+    status(str(file), prometheus=True)
+    families = {f.name: f for f in text_string_to_metric_families(capsys.readouterr().out)}
+    assert families.keys() <= {one.name for one in INVENTORY if one.room == "loop"}
+    (edits,) = families["sonoloop_loop_case_edits"].samples
+    assert (edits.labels, edits.value) == ({"model_version": "m/1"}, 1)
+    (named,) = families["sonoloop_loop_model_info"].samples
+    assert named.labels == {"alias": "champion", "model_version": "echovlm-nano/1"}
+    assert families["sonoloop_loop_reviewed_cases"].samples[0].value == 1

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
-from tests.jobs.test_promote import evaluation
-from tests.jobs.test_snapshot import PATIENTS, case, mark, review
+from tests.jobs.outcomes import outcome, store
+from tests.jobs.test_snapshot import FEW, PATIENTS, case, mark, review
 from typer.testing import CliRunner
 
 from sonoloop.jobs import watch as watch_module
@@ -27,12 +27,14 @@ from sonoloop.jobs.claims import Claim, HeldError
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.demo.archive import write_archive
 from sonoloop.jobs.demo.progress import Steps
-from sonoloop.jobs.evaluate import read_evaluation, snapshot_of
+from sonoloop.jobs.evaluating.held_out import held_out
+from sonoloop.jobs.evaluating.stored import read_evaluation, snapshot_of
+from sonoloop.jobs.freezing.sides import side_by_lot
 from sonoloop.jobs.index import run_index
 from sonoloop.jobs.init import run_init
 from sonoloop.jobs.labelstudio import open_project
 from sonoloop.jobs.push import run_push
-from sonoloop.jobs.snapshot import freeze_snapshot, split_of
+from sonoloop.jobs.snapshot import freeze_snapshot
 from sonoloop.jobs.watch import Watcher, watch
 from sonoloop.platform import registry
 from sonoloop.platform.errors import ConfigError, ServiceError
@@ -62,14 +64,14 @@ class Stage:
         self.trainings: list[str] = []
         self.on_pull: Callable[[], None] = lambda: None
         self.on_train: Callable[[], None] = lambda: None
-        self.new_f1 = 0.9
+        self.new_share_right = 1.0
 
     def config(self, **watch: Any) -> Config:
         return Config(
             workspace=self.workspace.uri,
             archive="a",
             watch={"every_s": 1, "min_reviews": 4, **watch},
-            gate={"min_cases": 1},
+            gate={"min_cases": 1, "may_be_unmeasured": ["calibration", "experts", "speed"]},
         )
 
     def watcher(self, *, promote: bool = False, **how: Any) -> Watcher:
@@ -88,7 +90,7 @@ class Stage:
         self.on_pull()
 
     def run_finetune(self, config: Config) -> Any:
-        snapshot = freeze_snapshot(self.workspace, test_share=config.finetune.test_share)
+        snapshot = freeze_snapshot(self.workspace, FEW, test_share=config.finetune.test_share)
         self.trainings.append(snapshot.name)
         self.on_train()
         version = f"{NAME}/{len(self.trainings)}"
@@ -103,11 +105,13 @@ class Stage:
         assert aliases.champion is not None
         assert aliases.challenger is not None
         snapshot = snapshot_of(self.workspace, aliases.challenger)
-        found = [evaluation(aliases.champion, 0.5), evaluation(aliases.challenger, self.new_f1)]
-        for one in found:
-            place = ("models", *one.model_version.split("/"), "evaluations", f"{snapshot}.json")
-            self.workspace.write_bytes(one.model_dump_json().encode(), *place)
-        return SimpleNamespace(num_cases=20, champion=found[0], challenger=found[1])
+        rows = held_out(self.workspace, snapshot, aliases.champion, aliases.challenger).rows
+        ids = [row.case_id for row in rows] or ["none is held out"]
+        old, new = (
+            store(self.workspace, snapshot, [outcome(one, right=right, version=version) for one in ids])
+            for version, right in ((aliases.champion, 0.4), (aliases.challenger, self.new_share_right))
+        )
+        return SimpleNamespace(num_cases=len(ids), champion=old, challenger=new)
 
 
 @pytest.fixture
@@ -115,16 +119,35 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage(tmp_path)
     for name in ("run_pull", "run_finetune", "run_evaluate"):
         monkeypatch.setattr(watch_module, name, getattr(stage, name))
+    monkeypatch.setattr(registry, "check_available", lambda *_: None)  # its trainings leave no weights
     return stage
 
 
 def _sides(test_share: float = 0.25) -> tuple[list[int], list[int]]:
     """Numbers of the cases on the training side, and of those held out."""
-    train = [n for n in range(40) if split_of(PATIENTS[n], test_share) == "train"]
+    train = [n for n in range(40) if side_by_lot(PATIENTS[n], test_share) == "train"]
     return train, [n for n in range(40) if n not in train]
 
 
 TRAIN, TEST = _sides()
+
+
+def test_a_case_that_its_readers_disagree_on_is_no_news_until_it_is_settled(stage: Stage) -> None:
+    stage.people_review(*TRAIN[:4])
+    other = [
+        review(
+            f"c{TRAIN[0]:02}",
+            annotation_id=900,
+            task_id=TRAIN[0],
+            reader="r2",
+            entities=KIDNEY,
+            review_id="second",
+        )
+    ]
+    stage.workspace.write_table(ReviewRecord.table(other), "reviews", "second.parquet")
+    stage.watcher().run(once=True)
+    assert stage.trainings == []
+    assert "3 new reviews" in stage.lines[-1]
 
 
 def test_a_look_says_what_is_missing_until_the_next_training(stage: Stage) -> None:
@@ -143,7 +166,7 @@ def test_enough_reviews_are_learned_from_once_whoever_watches(stage: Stage) -> N
     stage.people_review(*TRAIN[:4], TEST[0])
     stage.watcher().run(once=True)
     assert len(stage.trainings) == 1
-    assert "0.500 -> 0.900" in stage.lines[-1]
+    assert "-> 1.000 on 1 held-out cases" in stage.lines[-1]
     stage.watcher().run(once=True)
     assert stage.lines[-1].startswith("0 new reviews")
     stage.people_review(*TRAIN[4:7])
@@ -164,6 +187,16 @@ def test_a_watcher_that_died_after_its_training_is_followed_by_the_evaluation_al
     stage.watcher().run(once=True)
     assert len(stage.trainings) == 1
     assert read_evaluation(stage.workspace, f"{NAME}/1", stage.trainings[0]) is not None
+
+
+def test_where_another_model_became_champion_meanwhile_both_are_evaluated_again(stage: Stage) -> None:
+    stage.people_review(*TRAIN[:5], *TEST[:3])
+    stage.watcher().run(once=True)
+    now = registry.read_aliases(stage.workspace, NAME)
+    registry.set_aliases(stage.workspace, NAME, {"champion": f"{NAME}/other"}, expected=now)
+    stage.watcher(promote=True).run(once=True)
+    assert registry.read_aliases(stage.workspace, NAME).champion == f"{NAME}/1"
+    assert len(stage.trainings) == 1
 
 
 def _die() -> None:
@@ -213,17 +246,17 @@ def test_reviews_that_are_all_held_out_are_told_and_no_failure(stage: Stage) -> 
     assert "no review to learn from" in stage.lines[-1]
 
 
-@pytest.mark.parametrize(("promote", "new_f1", "champion"), [(False, 0.9, 0), (True, 0.9, 1), (True, 0.4, 0)])
+@pytest.mark.parametrize(("promote", "right", "champion"), [(False, 1.0, 0), (True, 1.0, 1), (True, 0.1, 0)])
 def test_a_challenger_drafts_only_where_that_was_asked_for_and_the_gate_agrees(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, promote: bool, new_f1: float, champion: int
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, promote: bool, right: float, champion: int
 ) -> None:
-    stage.new_f1 = new_f1
-    stage.people_review(*TRAIN[:5])
+    stage.new_share_right = right
+    stage.people_review(*TRAIN[:5], *TEST)
     for _ in range(2):
         stage.watcher(promote=promote).run(once=True)
     assert registry.read_aliases(stage.workspace, NAME).champion == f"{NAME}/{champion}"
     refusals = [line for line in stage.lines if "not promoted" in line]
-    assert len(refusals) == (promote and new_f1 < 0.5)
+    assert len(refusals) == (promote and right < 0.4)
 
 
 def test_of_two_watchers_the_second_is_told(stage: Stage) -> None:
@@ -301,6 +334,7 @@ def reviewed(stack_s3: S3Stack, stack_labelstudio: LabelStudioStack, ray_cluster
             s3=S3Config(endpoint_url=stack_s3.endpoint),
             labelstudio={"url": stack_labelstudio.url, "project": f"Watch {bucket}"},
             finetune={"num_workers": 1, "epochs": 1, "test_share": 0.5},
+            snapshot=FEW,
             push={"control_share": 0, "agreement_share": 0},
             watch={"min_reviews": 6, "min_organs": 2},
         )

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,10 @@ from pydantic import ValidationError
 from spoiled import cut_short, not_numbers
 
 from sonoloop.model import nano
-from sonoloop.model.chat import ChatMessage
+from sonoloop.model.chat import ChatMessage, ChatOptions
 from sonoloop.model.engine import Draft, TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.expert_usage import expert_usage
-from sonoloop.model.generation import Backend, Request
 from sonoloop.model.open_engine import LoadedEngine, open_engine
 from sonoloop.model.patches import NO_PATCHES, Patches
 from sonoloop.model.prepared import PreparedCase
@@ -129,27 +128,27 @@ def test_a_batch_that_fails_as_a_whole_is_drafted_in_halves(
     together: list[Draft | RejectedError],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    backend = type(engine.backend)
-    generate, sizes = backend.generate, []
+    live = engine.backend.live
+    step, sizes = live._stepper.step, []
 
-    def short_of_memory(self: Backend, requests: Sequence[Request]) -> object:
-        sizes.append(len(requests))
-        if len(requests) > 2:
+    def short_of_memory() -> object:
+        if len(live._inside) > 2:
+            sizes.append(len(live._inside))
             raise RuntimeError("out of memory")
-        return generate(self, requests)
+        return step()
 
-    monkeypatch.setattr(backend, "generate", short_of_memory)
+    monkeypatch.setattr(live._stepper, "step", short_of_memory)
     assert [_plain(result) for result in engine.draft(cases)] == [_plain(r) for r in together]
-    assert sizes == [5, 2, 3, 1, 2]
+    assert sizes == [5]
 
 
 def test_a_case_that_the_model_fails_on_may_be_tried_again(
     engine: LoadedEngine, cases: list[PreparedCase], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object, **__: object) -> object:
+    def broken() -> object:
         raise RuntimeError("a kernel failed on patient text")
 
-    monkeypatch.setattr(type(engine.backend), "generate", broken)
+    monkeypatch.setattr(engine.backend.live._stepper, "step", broken)
     results = engine.draft(cases[:2])
     assert all(isinstance(result, RejectedError) and result.retryable for result in results)
     assert {result.reason for result in results if isinstance(result, RejectedError)} == {Reason.MODEL_FAILED}
@@ -179,12 +178,12 @@ def _question(text: str = "Write the report.") -> list[ChatMessage]:
 
 
 def test_a_streamed_answer_adds_up_to_the_whole_one(engine: LoadedEngine) -> None:
-    whole = engine.chat(_question(), max_new_tokens=40)
+    whole = engine.chat(_question(), ChatOptions(max_new_tokens=40))
     pieces = []
-    stream = engine.chat_stream(_question(), max_new_tokens=40)
+    stream = engine.chat_stream(_question(), ChatOptions(max_new_tokens=40))
     while True:
         try:
-            pieces.append(next(stream))
+            pieces.append(next(stream).text)
         except StopIteration as stop:
             streamed = stop.value
             break
@@ -195,25 +194,28 @@ def test_a_streamed_answer_adds_up_to_the_whole_one(engine: LoadedEngine) -> Non
 
 
 def test_an_answer_cut_at_the_limit_says_so(engine: LoadedEngine) -> None:
-    result = engine.chat(_question(), max_new_tokens=3)
+    result = engine.chat(_question(), ChatOptions(max_new_tokens=3))
     assert (result.finish_reason, result.completion_tokens) == ("length", 3)
 
 
 def test_sampling_follows_the_seed(engine: LoadedEngine) -> None:
     def say(seed: int) -> str:
-        return engine.chat(_question(), max_new_tokens=30, temperature=2.0, seed=seed).text
+        return engine.chat(_question(), ChatOptions(max_new_tokens=30, temperature=2.0, seed=seed)).text
 
     assert say(1) == say(1)
     assert len({say(seed) for seed in range(4)}) > 1
 
 
-def test_closing_a_stream_stops_the_model(engine: LoadedEngine) -> None:
-    stream = engine.chat_stream(_question(), max_new_tokens=1500, temperature=2.0, seed=1)
+def test_closing_a_stream_takes_its_row_out_at_once(engine: LoadedEngine) -> None:
+    stream = engine.chat_stream(_question(), ChatOptions(max_new_tokens=1500, temperature=2.0, seed=1))
     next(stream)
+    assert engine.load() == (1, 0)
     stream.close()
-    start = time.monotonic()
-    engine.chat(_question(), max_new_tokens=1)  # waits for its turn
-    assert time.monotonic() - start < 2.0
+    assert engine.load() == (0, 0)
+    thread = engine.backend.live._thread
+    if thread is not None:  # it may be in its last step
+        thread.join(2.0)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -274,6 +276,30 @@ def test_an_engine_counts_which_experts_its_drafts_use(
         results = engine.draft(cases)
     assert [_plain(result) for result in results] == [_plain(result) for result in together]
     assert usage.shares().sum(dim=1).tolist() == pytest.approx([1.0] * 4)
+
+
+def test_a_draft_counts_the_experts_of_its_own_tokens_whatever_its_company(
+    engine: LoadedEngine, cases: list[PreparedCase]
+) -> None:
+    if not isinstance(engine, TransformersEngine):
+        assert engine.backend.new_usage() is None
+        return
+
+    def counted() -> list[list[int]]:
+        usage = engine.backend.new_usage()
+        for _ in engine.draft_stream(cases[0], usage):
+            pass
+        counts: list[list[int]] = usage.counts().tolist()
+        return counts
+
+    counted()  # keeps the prompt's beginning, which is not fed again
+    with expert_usage(engine.backend.model) as all_of_them:
+        alone = counted()
+    assert alone == all_of_them.counts().tolist()
+    with ThreadPoolExecutor(1) as pool:
+        company = pool.submit(engine.draft, cases)
+        assert counted() == alone
+        company.result()
 
 
 def test_a_conversation_that_outgrows_the_memory_budget_is_rejected_alone(cases: list[PreparedCase]) -> None:

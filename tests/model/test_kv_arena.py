@@ -13,7 +13,7 @@ NUM_HEADS, NUM_KEY_HEADS, HEAD_DIM = 4, 2, 16
 
 def an_arena(num_slots: int = 3, capacity: int = 40) -> KVArena:
     arena = KVArena(tiny_config().text_config, dtype=torch.float32, device=torch.device("cpu"))
-    arena.reserve(num_slots, capacity)
+    arena.resize(num_slots, capacity)
     return arena
 
 
@@ -95,11 +95,23 @@ def test_memory_is_what_the_sizes_say() -> None:
     arena = an_arena(2, 50)
     tensors = (*arena._keys, *arena._values)
     assert sum(tensor.nbytes for tensor in tensors) == 2 * 50 * arena.bytes_per_token
-    before = [tensor.data_ptr() for tensor in tensors]
-    arena.reserve(1, 30)  # large enough already
-    assert [tensor.data_ptr() for tensor in (*arena._keys, *arena._values)] == before
-    arena.reserve(1, 51)
-    assert arena._keys[0].shape == (1, NUM_KEY_HEADS, 51, HEAD_DIM)
+
+
+def test_a_new_shape_keeps_what_rows_hold_and_empties_the_rest() -> None:
+    torch.manual_seed(0)
+    arena = an_arena(2, 10)
+    for tensor in (*arena._keys, *arena._values):
+        tensor[0, :, :4].normal_()
+        tensor[1, :, :7].normal_()
+    held = [arena.snapshot(0, 4), arena.snapshot(1, 7)]
+    arena.resize(4, 12, lengths=[4, 7])
+    assert (arena.num_slots, arena.capacity) == (4, 12)
+    for slot, before in enumerate(held):
+        for tensor, part in zip((*arena._keys, *arena._values), before, strict=True):
+            assert tensor[slot, :, : part.shape[1]].equal(part)
+            assert not tensor[slot, :, part.shape[1] :].any()
+    arena.clear(1, 7)
+    assert not any(tensor[1:].any() for tensor in (*arena._keys, *arena._values))
 
 
 def test_a_step_without_a_plan_is_our_own_mistake() -> None:

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 
-import numpy as np
 import pytest
 import torch
-from tests.model.tiny import IMAGE_TOKEN, NUM_WORDS, VISION_END, VISION_START, tiny_model
-from torch import Tensor
+from tests.model.tiny import IMAGE_TOKEN, tiny_model
+from tests.model.tiny_requests import request
+from tests.model.watched import watch_steps
 from transformers import GenerationConfig
 
 from sonoloop.model.generation import Prompt, Request, Sampling, Turn, TurnAnswer
+from sonoloop.model.live import LiveBatch
 from sonoloop.model.modeling import EchoVLMForConditionalGeneration
-from sonoloop.model.patches import PATCH_DIM, Patches
 from sonoloop.model.runner import ModelRunner
 from sonoloop.model.scheduler import Limits, Scheduler
 
 WIDE = Limits(max_rows=4, max_cached_tokens=10_000, max_step_tokens=4096)
 SHAPES = ((2, 30, 9), (0, 5, 25), (1, 12, 3), (3, 40, 14), (1, 3, 40), (0, 60, 1))
 """Images, words and new tokens of each request."""
-GREEDY = Sampling()
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +33,6 @@ def runner(reference: EchoVLMForConditionalGeneration) -> ModelRunner:
     return ModelRunner(deepcopy(reference))
 
 
-def request(
-    seed: int, num_images: int, num_words: int, turns: Sequence[Turn], sampling: Sampling = GREEDY
-) -> Request:
-    rng = np.random.default_rng(seed)
-    grids = np.array([[1, 2 * rng.integers(1, 4), 2 * rng.integers(1, 4)] for _ in range(num_images)])
-    grids = grids.reshape(-1, 3).astype(np.int64)
-    ids = list(range(5, 25))  # the system prompt that all requests share
-    for grid in grids:
-        ids += [VISION_START, *[IMAGE_TOKEN] * int(grid.prod() // 4), VISION_END]
-    ids += rng.integers(3, NUM_WORDS, num_words).tolist()
-    patches = rng.normal(size=(int(grids.prod(axis=1).sum()), PATCH_DIM)).astype(np.float32)
-    return Request(Prompt(ids, Patches(patches), grids), tuple(turns), sampling)
-
-
 def mixed() -> list[Request]:
     return [request(seed, i, words, [Turn(new)]) for seed, (i, words, new) in enumerate(SHAPES)]
 
@@ -56,10 +41,10 @@ def run(
     runner: ModelRunner, requests: Sequence[Request], limits: Limits = WIDE, end_ids: Sequence[int] = ()
 ) -> list[list[TurnAnswer]]:
     found: dict[int, list[TurnAnswer]] = {}
-    with torch.inference_mode():
-        for index, _, answers in Scheduler(runner, None, end_ids, limits).run(requests):
-            if answers is not None:
-                found[index] = answers
+    batch = LiveBatch(Scheduler(runner, None, end_ids, limits))
+    for index, _, outcome in batch.run(requests, streamed=False):
+        assert isinstance(outcome, list)
+        found[index] = outcome
     return [found[index] for index in range(len(requests))]
 
 
@@ -107,21 +92,7 @@ def test_the_budget_bounds_the_slots(runner: ModelRunner) -> None:
     fresh = ModelRunner(runner.model)
     budget = 300
     run(fresh, mixed(), Limits(max_rows=4, max_cached_tokens=budget, max_step_tokens=4096))
-    num_slots, _, capacity, _ = fresh.arena._keys[0].shape
-    assert num_slots * capacity <= budget
-
-
-def watch_steps(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Tokens fed by each step from now on."""
-    fed: list[int] = []
-    step = runner.step
-
-    def counted(embeddings: Tensor, *rest: object) -> Tensor:
-        fed.append(len(embeddings))
-        return step(embeddings, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(runner, "step", counted)
-    return fed
+    assert 0 < fresh.arena.num_slots * fresh.arena.capacity <= budget
 
 
 def test_no_token_is_fed_twice_and_none_for_padding(
@@ -194,16 +165,6 @@ def test_drawn_tokens_follow_the_seed_and_not_the_company(runner: ModelRunner) -
     (alone,), (different,) = run(runner, [drawn])[0], run(runner, [other])[0]
     (together,) = run(runner, [*mixed(), drawn])[-1]
     assert alone.token_ids == together.token_ids != different.token_ids
-
-
-def test_closing_the_iterator_leaves_the_scheduler_usable(runner: ModelRunner) -> None:
-    scheduler = Scheduler(runner, None, (), WIDE)
-    with torch.inference_mode():
-        running = scheduler.run(mixed())
-        next(running)
-        running.close()
-        answers = [answers for _, _, answers in scheduler.run(mixed()[:1]) if answers]
-    assert answers[0][0].token_ids == run(runner, mixed()[:1])[0][0].token_ids
 
 
 def test_nothing_asked_is_nothing_answered(runner: ModelRunner) -> None:

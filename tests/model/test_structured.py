@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from itertools import combinations, islice
+from string import ascii_letters
 
 import numpy as np
 import numpy.typing as npt
@@ -8,8 +11,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from sonoloop.model import structured
 from sonoloop.model.processor import END_OF_TURN, EchoVLMProcessor
-from sonoloop.model.structured import EntitiesGrammar, RowConstraint, RowSpec
+from sonoloop.model.structured import Grammars, JsonSpec, RowConstraint, RowSpec
 from sonoloop.platform.lexicon import ORGANS, Organ, parse_generated
 
 SPECS = [RowSpec((*ORGANS, None)[index % (len(ORGANS) + 1)], 1 + index % 8) for index in range(1000)]
@@ -28,9 +32,9 @@ def bytes_only_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="module")
-def grammar(processor: EchoVLMProcessor) -> EntitiesGrammar:
+def grammar(processor: EchoVLMProcessor) -> Grammars:
     # wider than the tokenizer, as published models are
-    return EntitiesGrammar(
+    return Grammars(
         processor.tokenizer,
         vocab_size=len(processor.tokenizer) + 64,
         end_id=processor.end_of_turn_id,
@@ -42,7 +46,7 @@ def softmax(scores_A: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return (powers_A / powers_A.sum()).astype(np.float32)
 
 
-def walk(grammar: EntitiesGrammar, row: RowSpec, rng: np.random.Generator) -> tuple[list[int], RowConstraint]:
+def walk(grammar: Grammars, row: RowSpec, rng: np.random.Generator) -> tuple[list[int], RowConstraint]:
     """Greedy decoding over random logits, a model that knows nothing, within the row's budget of tokens."""
     constraint = RowConstraint(grammar, row)
     token_ids = constraint.take_forced()
@@ -59,13 +63,13 @@ def walk(grammar: EntitiesGrammar, row: RowSpec, rng: np.random.Generator) -> tu
 
 @pytest.mark.parametrize("spelled_by", ["nano", "single bytes"])
 def test_a_thousand_random_walks_of_a_thousand_are_valid_within_the_budget(
-    processor: EchoVLMProcessor, grammar: EntitiesGrammar, spelled_by: str
+    processor: EchoVLMProcessor, grammar: Grammars, spelled_by: str
 ) -> None:
     tokenizer = processor.tokenizer
     if spelled_by == "single bytes":
         tokenizer = bytes_only_tokenizer()
         end_id = tokenizer.convert_tokens_to_ids(END_OF_TURN)
-        grammar = EntitiesGrammar(tokenizer, vocab_size=len(tokenizer), end_id=end_id)
+        grammar = Grammars(tokenizer, vocab_size=len(tokenizer), end_id=end_id)
     rng = np.random.default_rng(0)
     seen = set()
     for row in SPECS:
@@ -83,7 +87,7 @@ def test_a_thousand_random_walks_of_a_thousand_are_valid_within_the_budget(
 
 
 def test_an_unknown_organ_leaves_the_choice_to_the_model(
-    processor: EchoVLMProcessor, grammar: EntitiesGrammar
+    processor: EchoVLMProcessor, grammar: Grammars
 ) -> None:
     rng = np.random.default_rng(1)
     answers = [walk(grammar, RowSpec(None, 1), rng)[0] for _ in range(40)]
@@ -93,7 +97,7 @@ def test_an_unknown_organ_leaves_the_choice_to_the_model(
 
 @pytest.mark.parametrize("organ", ORGANS)
 def test_forced_text_is_spelled_as_in_training(
-    processor: EchoVLMProcessor, grammar: EntitiesGrammar, organ: Organ
+    processor: EchoVLMProcessor, grammar: Grammars, organ: Organ
 ) -> None:
     forced = RowConstraint(grammar, RowSpec(organ, 1)).take_forced()
     answer, _ = walk(grammar, RowSpec(organ, 1), np.random.default_rng(2))
@@ -104,7 +108,7 @@ def test_forced_text_is_spelled_as_in_training(
     assert forced == answer[: len(forced)] == as_trained[: len(forced)]
 
 
-def test_after_the_end_only_the_end_is_left(grammar: EntitiesGrammar) -> None:
+def test_after_the_end_only_the_end_is_left(grammar: Grammars) -> None:
     constraint = RowConstraint(grammar, RowSpec("breast", 1))
     constraint.take_forced()
     rng = np.random.default_rng(3)
@@ -116,7 +120,7 @@ def test_after_the_end_only_the_end_is_left(grammar: EntitiesGrammar) -> None:
     assert constraint.take_forced() == []
 
 
-def probability_of_lesion(grammar: EntitiesGrammar, processor: EchoVLMProcessor, sharpness: float) -> float:
+def probability_of_lesion(grammar: Grammars, processor: EchoVLMProcessor, sharpness: float) -> float:
     """A model that gives the right next token of one text ``sharpness`` more than all others."""
     wanted = processor.tokenizer('{"organ":"breast","lesion":"absent"}', add_special_tokens=False)[
         "input_ids"
@@ -132,14 +136,14 @@ def probability_of_lesion(grammar: EntitiesGrammar, processor: EchoVLMProcessor,
 
 
 def test_a_certain_model_is_confident_and_an_undecided_one_is_not(
-    processor: EchoVLMProcessor, grammar: EntitiesGrammar
+    processor: EchoVLMProcessor, grammar: Grammars
 ) -> None:
     assert probability_of_lesion(grammar, processor, 50.0) == pytest.approx(1.0)
     # absent and not assessed have spellings of several first letters: a and n; present has p
     assert 0.1 < probability_of_lesion(grammar, processor, 0.0) < 0.6
 
 
-def test_a_forced_organ_has_no_probability_and_a_chosen_one_has(grammar: EntitiesGrammar) -> None:
+def test_a_forced_organ_has_no_probability_and_a_chosen_one_has(grammar: Grammars) -> None:
     rng = np.random.default_rng(4)
     assert "organ" not in walk(grammar, RowSpec("liver", 1), rng)[1].value_probabilities
     assert "organ" in walk(grammar, RowSpec(None, 1), rng)[1].value_probabilities
@@ -148,3 +152,37 @@ def test_a_forced_organ_has_no_probability_and_a_chosen_one_has(grammar: Entitie
 def test_a_budget_counts_every_byte_and_the_end() -> None:
     assert RowSpec("breast", 2).max_tokens() > len('{"organ":"breast","lesion":"absent"}') + 1
     assert RowSpec(None, 2).max_tokens() == max(RowSpec(organ, 2).max_tokens() for organ in ORGANS)
+
+
+def test_what_is_kept_of_many_schemas_is_bounded_however_little_they_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(structured, "_MASK_BYTES", 2**20)
+    tokenizer = bytes_only_tokenizer()
+    end_id = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    grammars = Grammars(tokenizer, vocab_size=152_064, end_id=end_id)  # as wide as published models
+    constraints = [
+        RowConstraint(grammars, JsonSpec(json.dumps({"enum": [*pair]})))
+        for pair in islice(combinations(ascii_letters, 2), 150)
+    ]
+    tracemalloc.start()
+    try:
+        for constraint in constraints:
+            constraint.take_forced()
+            assert len(constraint.allowed()) == 2
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2 * 2**20
+
+
+def test_the_schemas_of_askers_do_not_drive_out_what_is_in_use(
+    grammar: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[RowSpec | JsonSpec] = []
+    compile_one = grammar._compile
+    monkeypatch.setattr(grammar, "_compile", lambda spec: compiled.append(spec) or compile_one(spec))
+    for number in range(100):
+        grammar.matcher(SPECS[0])
+        grammar.matcher(JsonSpec(json.dumps({"const": number})))
+    assert compiled.count(SPECS[0]) <= 1

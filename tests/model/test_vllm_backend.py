@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,7 +32,7 @@ if not is_available():
 
 from sonoloop.model.decoding import answer_text
 from sonoloop.model.vllm_engine.backend import VllmBackend
-from sonoloop.model.vllm_engine.core import VllmCore
+from sonoloop.model.vllm_engine.core import VllmCore, Written
 from sonoloop.model.vllm_engine.engine import VllmEngine
 
 NoiseCase = Callable[..., PreparedCase]
@@ -163,16 +164,16 @@ def test_probabilities_are_those_after_the_grammar_and_before_the_temperature(
         asked.turns[0],
         asked.sampling,
         end_ids=[processor.end_of_turn_id],
-        streamed=False,
     )
-    written = [answer for _ in range(400) for answer in engine.backend._core.step()]
-    (answer,) = written
-    assert all(sum(step.values()) == pytest.approx(1.0, abs=1e-4) for step in answer.steps)
-    text = answer_text(processor, answer.token_ids)
+    written: list[Written] = []
+    while not (written and written[-1].finished):  # the first steps may wait for the grammar
+        written += engine.backend._core.step()
+    token_ids = [token_id for part in written for token_id in part.token_ids]
+    steps = [{i: math.exp(p) for i, p in step.items()} for part in written for step in part.steps]
+    assert all(sum(step.values()) == pytest.approx(1.0, abs=1e-4) for step in steps)
+    text = answer_text(processor, token_ids)
     assert text.startswith('{"organ":"breast"')
-    assert answer.steps[0] == {answer.token_ids[0]: pytest.approx(1.0)} | dict.fromkeys(
-        answer.steps[0].keys() - {answer.token_ids[0]}, 0.0
-    )
+    assert steps[0] == {token_ids[0]: pytest.approx(1.0)} | dict.fromkeys(steps[0].keys() - {token_ids[0]}, 0)
 
 
 def test_sampling_follows_the_seed(
@@ -237,14 +238,16 @@ def test_a_streamed_answer_is_the_whole_one_and_can_be_stopped(
     engine: VllmEngine, processor: EchoVLMProcessor, noise_case: NoiseCase
 ) -> None:
     asked = request(processor, noise_case(0), Turn(40))
-    pieces: list[int] = []
-    (answer,) = engine.backend.stream(asked, pieces.extend, lambda: True)
-    assert tuple(pieces) == answer.token_ids
     (whole,) = engine.backend.generate([asked])
-    assert tokens(whole) == [answer.token_ids]
-    seen: list[int] = []
-    assert engine.backend.stream(asked, seen.extend, lambda: len(seen) < 5) == []
-    assert seen == pieces[:5]
+    streamed = [token.token_id for tokens in engine.backend.stream(asked) for token in tokens]
+    assert tokens(whole) == [tuple(streamed)]
+    stream = engine.backend.stream(asked)
+    assert [token.token_id for _, told in zip(range(5), stream, strict=False) for token in told] == streamed[
+        :5
+    ]
+    stream.close()
+    assert engine.draft([]) == []
+    assert engine.load() == (0, 0)
 
 
 def broken_copy(folder: Path, target: Path, change: Callable[[dict[str, object]], object]) -> Path:

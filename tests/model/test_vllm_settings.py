@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,10 +17,14 @@ from sonoloop.model.checkpoint import check_folder
 from sonoloop.model.configuration import read_config
 from sonoloop.model.engine import TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
+from sonoloop.model.generation import Prompt, Request, Turn
 from sonoloop.model.open_engine import open_engine
+from sonoloop.model.patches import NO_PATCHES
+from sonoloop.model.vllm_engine.backend import Conversations
+from sonoloop.model.vllm_engine.core import Written
 from sonoloop.model.vllm_engine.engine import VllmEngine
 from sonoloop.model.vllm_engine.settings import is_available, prepare_environment
-from sonoloop.platform.errors import CheckpointError, ConfigError
+from sonoloop.platform.errors import CheckpointError, ConfigError, RejectedError
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 without_vllm = pytest.mark.skipif(is_available(), reason="vLLM is installed here")
@@ -92,3 +97,34 @@ def test_a_weight_file_that_belongs_to_nothing_is_refused(folder: Path) -> None:
     shutil.copy(folder / "model.safetensors", folder / "old.safetensors")
     with pytest.raises(CheckpointError, match=r"old\.safetensors"):
         check_folder(folder)
+
+
+class SecondTurnRefused:
+    """Stands for vLLM, which is not installed here: writes a token of every answer, takes no second turn."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def submit(self, name: str, token_ids: list[int], *_: object, **__: object) -> None:
+        if 0 in token_ids:
+            raise ValueError("vLLM takes no such prompt")
+        self.names.append(name)
+
+    def step(self) -> list[Written]:
+        return [Written(name, [0], [{0: -0.1}], finished=True) for name in self.names]
+
+    def abort(self, names: object) -> None:
+        pass
+
+
+def test_an_answer_that_vllm_does_not_go_on_with_costs_no_other_its_own() -> None:
+    talks = Conversations(SecondTurnRefused(), None, (0,), max_rows=4)  # type: ignore[arg-type]
+    prompt = Prompt([5, 6], NO_PATCHES, np.zeros((0, 3), np.int64))
+    one, two = (talks.open(Request(prompt, turns)) for turns in ((Turn(4),), (Turn(4), Turn(4))))
+    assert talks.admit(one)
+    assert talks.admit(two)
+    first, second = talks.step()
+    assert ([token.token_id for token in first[1]], isinstance(first[2], list)) == ([0], True)
+    assert second[0] is two
+    assert isinstance(second[2], RejectedError)
+    assert not talks._inside

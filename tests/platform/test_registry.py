@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from sonoloop.platform import registry
 from sonoloop.platform.errors import CheckpointError, ConfigError, ConflictError
@@ -36,8 +38,20 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
+    write_weights(folder, 1)
     return folder
+
+
+def write_weights(folder: Path, value: float, *, num_values: int = 3) -> bytes:
+    """A weight file that is one; returns its bytes."""
+    path = folder / "model.safetensors"
+    save_file({"w": np.full(num_values, value, np.float32)}, path)
+    return path.read_bytes()
+
+
+def visible(folder: Path) -> list[Path]:
+    """Files and folders of the cache, without its locks and records."""
+    return [path for path in folder.rglob("*") if not path.name.startswith(".")]
 
 
 def test_published_files_come_back_and_the_same_weights_have_the_same_name(
@@ -67,7 +81,7 @@ def test_a_calibrator_written_beside_a_version_changes_neither_its_name_nor_its_
 
 def test_other_weights_have_another_name(workspace: Store, folder: Path) -> None:
     version = registry.publish(workspace, folder, NAME, lineage={})
-    (folder / "model.safetensors").write_bytes(b"Weights")
+    write_weights(folder, 2)
     assert registry.publish(workspace, folder, NAME, lineage={}) != version
 
 
@@ -79,7 +93,7 @@ def test_what_we_wrote_beside_a_model_in_an_earlier_life_is_not_part_of_it(
         (folder / name).write_text("{}")
     (folder / "lineage.json").write_text('{"base": "old"}')
     assert registry.publish(workspace, folder, NAME, lineage={}) == version
-    assert json.loads(workspace.read_bytes("models", version, "lineage.json")) == {"base": "x"}
+    assert registry.read_lineage(workspace, version)["base"] == "x"
     registry.fetch(workspace, version)
 
 
@@ -100,8 +114,8 @@ def test_a_damaged_version_is_refused_and_nothing_of_it_is_kept(
         workspace.write_bytes(text.encode(), *place, "manifest.json")
     with pytest.raises(CheckpointError, match=version):
         registry.fetch(workspace, version)
-    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-    assert kept == []
+    assert [path for path in visible(tmp_path / "cache") if path.is_file()] == []
+    assert list((tmp_path / "cache").rglob("*.partial")) == []
 
 
 def test_a_version_is_downloaded_once_per_machine(workspace: Store, folder: Path) -> None:
@@ -116,8 +130,8 @@ def test_processes_that_fetch_at_once_all_get_the_model(workspace: Store, folder
     with ThreadPoolExecutor(6) as pool:
         folders = set(pool.map(lambda _: registry.fetch(workspace, version), range(6)))
     (only,) = folders
-    assert (only / "model.safetensors").read_bytes() == b"weights"
-    assert [path.name for path in only.parent.iterdir()] == [only.name]
+    assert (only / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert [path for path in visible(only.parent) if path.is_dir()] == [only]
 
 
 @pytest.mark.parametrize("version", ["echovlm-nano/0123456789ab", "echovlm-nano", ""])
@@ -160,3 +174,30 @@ def test_of_several_writers_of_the_aliases_at_once_one_wins(workspace: Store) ->
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(write, range(8))) == 1
+
+
+def test_on_either_store_weights_are_retired_and_changes_and_evaluations_listed(
+    workspace: Store, folder: Path
+) -> None:
+    version = registry.publish(workspace, folder, NAME, lineage={"base": "x"})
+    workspace.write_bytes(b'{"scores": {"f1": 0.5}}', "models", version, "evaluations", "suite", "one.json")
+    assert registry.read_evaluations(workspace, version) == {"suite/one": {"scores": {"f1": 0.5}}}
+    seen = registry.set_aliases(workspace, NAME, {"champion": version}, expected=Aliases(), by="a")
+    assert b"0.5" in workspace.read_bytes("models", version, "README.md")
+    registry.set_aliases(workspace, NAME, {"champion": "line/2"}, expected=seen, by="b")
+    assert [change.by for change in registry.alias_changes(workspace, NAME)] == ["a", "b"]
+    size = (folder / "model.safetensors").stat().st_size
+    assert registry.weights_left(workspace, version) == {"model.safetensors": size}
+    assert registry.retire(workspace, version, reason="a test") == size
+    assert registry.weights_left(workspace, version) == {}
+    with pytest.raises(ConfigError, match="retired"):
+        registry.fetch(workspace, version)
+    assert registry.publish(workspace, folder, NAME, lineage={}) == version
+    registry.check_available(workspace, version)
+    assert registry.model_versions(workspace) == [version]
+
+
+def test_a_file_of_many_parts_comes_back(workspace: Store, folder: Path) -> None:
+    written = write_weights(folder, 3, num_values=6_000_000)  # 24 MB: three parts on S3
+    copy = registry.fetch(workspace, registry.publish(workspace, folder, NAME, lineage={}))
+    assert (copy / "model.safetensors").read_bytes() == written

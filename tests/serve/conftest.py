@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from sonoloop.model.checkpoint import save_model
@@ -89,22 +85,3 @@ def untrained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         embeddings[[i for token, i in tokenizer.get_vocab().items() if token.startswith("Ġ")]] *= 3
     save_model(model, folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def picture() -> Callable[..., bytes]:
-    """Makes an image file of seeded noise."""
-
-    def make(kind: str = "PNG", size: tuple[int, int] = (96, 64), seed: int = 0) -> bytes:
-        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, kind)
-        return stream.getvalue()
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def data_uri() -> Callable[[bytes], str]:
-    """Writes bytes as a data URI."""
-    return lambda data: f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -101,11 +101,11 @@ def test_a_port_that_nobody_would_find_is_refused(value: int) -> None:
 
 def test_replicas_that_an_own_ray_could_never_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    text = 'workspace = "w"\n[serve]\nnum_replicas = 5'
-    with pytest.raises(ConfigError, match="5 logical CPUs"):
+    text = 'workspace = "w"\n[serve]\nmax_replicas = 5'
+    with pytest.raises(ConfigError, match="10 logical CPUs"):
         settings(text)
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert settings(text).serve.num_replicas == 5
+    assert settings(text).serve.max_replicas == 5
 
 
 @pytest.mark.parametrize("key", ["", "short"])

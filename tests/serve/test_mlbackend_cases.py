@@ -22,7 +22,7 @@ def data(*images: Any, **changes: Any) -> dict[str, Any]:
 def test_images_come_as_workspace_keys_in_their_order() -> None:
     other = KEY.replace("0", "1")
     case = case_of(data(f"{WORKSPACE}/{other}", f"{WORKSPACE}/{KEY}"), WORKSPACE)
-    assert (case.case_id, case.organ_hint, case.image_keys) == ("c", "breast", (other, KEY))
+    assert (case.case_id, case.organ_hint, case.images) == ("c", "breast", (other, KEY))
     assert case_of(data(f"{WORKSPACE}/{KEY}", organ_hint="not known"), f"{WORKSPACE}/").organ_hint is None
 
 

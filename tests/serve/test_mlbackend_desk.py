@@ -18,8 +18,9 @@ from sonoloop.platform.errors import Reason, ServiceError
 from sonoloop.platform.labelstudio.predictions import Prediction
 from sonoloop.platform.records import DraftRecord
 from sonoloop.serve.config import DraftsConfig
+from sonoloop.serve.drafts.case import DraftCase
 from sonoloop.serve.labelstudio import desk as desk_module
-from sonoloop.serve.labelstudio.cases import DraftCase, TaskRefusedError
+from sonoloop.serve.labelstudio.cases import TaskRefusedError
 from sonoloop.serve.labelstudio.desk import Desk, Hands
 from sonoloop.serve.labelstudio.protocol import PredictRequest, SentTask
 from sonoloop.serve.protocol import ApiError

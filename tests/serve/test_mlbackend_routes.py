@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.serve.fixed import fixed
 
 from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.platform.errors import ConfigError
@@ -18,10 +19,12 @@ from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.tasks import TaskRecord, write_tasks
 from sonoloop.platform.watch_hint import hinted_at
 from sonoloop.platform.workspace import Store
-from sonoloop.serve.app import Api, key_digest, read_body
+from sonoloop.serve.app import Api
 from sonoloop.serve.config import DraftsConfig, ServeConfig, ServeSettings
+from sonoloop.serve.drafts.case import DraftCase
+from sonoloop.serve.keys import key_digest
 from sonoloop.serve.labelstudio.backend import Backend
-from sonoloop.serve.labelstudio.cases import DraftCase
+from sonoloop.serve.reading import read_body
 
 API_KEY = "test-key-0123456789abcdef"
 VERSION = f"nano/1@{PROMPT_VERSION}"
@@ -37,8 +40,10 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "some key")
     config = ServeConfig(drafts=DraftsConfig(), max_body_bytes=5000)
     settings = ServeSettings(workspace=str(tmp_path), serve=config)
-    backend = Backend(DraftsConfig(), settings, "nano/1", no_model, lambda request: read_body(request, 5000))
-    app = Api(config, "nano", "nano/1", key_digest(API_KEY), no_question, backend.router).app()
+    backend = Backend(
+        DraftsConfig(), settings, lambda: "nano/1", no_model, lambda request: read_body(request, 5000)
+    )
+    app = Api(config, "nano", fixed("nano/1", no_question), key_digest(API_KEY), [backend.router]).app()
 
     async def send(method: str, path: str, **how: Any) -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -147,7 +152,7 @@ def test_without_a_key_for_label_studio_there_is_no_backend(
 ) -> None:
     monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="LABEL_STUDIO_API_KEY"):
-        Backend(DraftsConfig(), ServeSettings(workspace=str(tmp_path)), "nano/1", no_model, _no_body)
+        Backend(DraftsConfig(), ServeSettings(workspace=str(tmp_path)), lambda: "nano/1", no_model, _no_body)
 
 
 def _no_body(_request: Any) -> Coroutine[Any, Any, bytes]:

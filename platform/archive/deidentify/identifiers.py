@@ -81,7 +81,8 @@ _MONTHS_IN_TURN = (
     "nov november novembre noviembre novembro",
     "dec dez december dezember decembre diciembre dicembre dezembro",
 )
-_MONTHS = {month: number for number, months in enumerate(_MONTHS_IN_TURN, 1) for month in months.split()}
+MONTHS = {month: number for number, months in enumerate(_MONTHS_IN_TURN, 1) for month in months.split()}
+"""Names of months and their usual short forms, small and without accents, to their numbers."""
 _DATE_ORDERS = ("%Y%m%d", "%d%m%Y", "%m%d%Y", "%y%m%d", "%d%m%y", "%m%d%y")
 
 
@@ -159,7 +160,7 @@ def _date_forms(day: date) -> set[str]:
 
 
 def _month_number(match: re.Match[str]) -> str:
-    number = _MONTHS.get(match[0])
+    number = MONTHS.get(match[0])
     return f" {number:02d} " if number else " "
 
 

@@ -31,6 +31,16 @@ class Source(Protocol):
         """The bytes from ``start`` up to, and without, ``stop``; one request."""
 
 
+class Objects(Protocol):
+    """What opens objects: those of an archive, or those of one request."""
+
+    def name_of(self, uri: str) -> str:
+        """An object's key below the archive's root."""
+
+    def open(self, info: ObjectInfo) -> ObjectFile:
+        """The object as a file."""
+
+
 class ObjectFile(io.BufferedIOBase):
     """Reads a `Source`. A miss fetches what was asked and some more: twice as much each time that reading
     goes straight on, little after a jump. The last ranges are kept.

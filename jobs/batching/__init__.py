@@ -1,0 +1,1 @@
+"""Batch files: requests in, answers out, joined by their ids."""

@@ -1,0 +1,1 @@
+"""What `sonoloop drift` looks at: pictures, drafts and corrections, by month and scanner."""

@@ -1,0 +1,1 @@
+"""What `sonoloop evaluate` measures: one module for the loop's held-out reviews, `suites/` for benchmarks."""

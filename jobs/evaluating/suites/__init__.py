@@ -1,0 +1,1 @@
+"""Published benchmarks: each module reads one's files and gives its figures."""

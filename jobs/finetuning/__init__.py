@@ -1,0 +1,1 @@
+"""Fine-tuning on Ray Train and DeepSpeed, part by part."""

@@ -1,0 +1,1 @@
+"""What a training snapshot is made of: settings, rows, sides, weights, the register of who stood where."""

@@ -1,0 +1,1 @@
+"""What `sonoloop lineage` tells: of models, cases and tasks, backward to where they came from and forward."""

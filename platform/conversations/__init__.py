@@ -1,0 +1,1 @@
+"""Conversations about images that people have already: their formats, their images, and what they become."""

@@ -1,0 +1,1 @@
+"""One study in, its draft out: de-identified frames, report, entities and boxes."""

@@ -1,0 +1,168 @@
+"""The side of Ray Serve's HTTP proxy that faces the network, made stricter.
+
+By themselves (Ray 2.60, uvicorn 0.54), a head (request line and headers) may take for ever and be of any
+length, 200 MB of it are 227 MB of memory; a connection that says nothing is never closed, and neither is one
+whose body drips on after the answer; the proxy believes headers of the caller that turn off its time-out and
+its watch for hang-ups, and it writes the caller's ``x-request-id`` into its log.
+
+The proxy is an actor of Ray's, which calls `middlewares` at its start because its environment says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sonoloop.serve.config import ServeConfig, WireConfig
+from sonoloop.serve.guard import SECURITY_HEADERS
+
+VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+IMPORT_PATH = "sonoloop.serve.wire:middlewares"
+
+SETTINGS_VARIABLE = "SONOLOOP_WIRE"
+KEEP_ALIVE_S = 30
+"""For a connection between two requests."""
+LINGER_S = 5.0
+"""For a body that still comes after its answer."""
+
+UNHEARD = frozenset(
+    {
+        "x-request-id",
+        "x-request-timeout-seconds",
+        "x-request-disconnect-disabled",
+        "x-session-id",
+        "serve-multiplexed-model-id",
+    }
+)
+"""Headers by which a caller would steer the proxy, or write into its log."""
+
+
+def controller_options(config: ServeConfig) -> dict[str, Any]:
+    """Ray Serve's controller options: proxies inherit the controller's environment, on every node."""
+    variables = {VARIABLE: IMPORT_PATH, SETTINGS_VARIABLE: config.wire.model_dump_json()}
+    return {"runtime_env": {"env_vars": variables}}
+
+
+def http_options(config: ServeConfig) -> dict[str, Any]:
+    """Ray Serve's HTTP options."""
+    options: dict[str, Any] = {
+        "host": config.host,
+        "port": config.port,
+        "keep_alive_timeout_s": KEEP_ALIVE_S,
+        # behind our own time-outs, which have better words
+        "request_timeout_s": config.body_timeout_s + config.timeout_s + 10,
+    }
+    if config.tls_certificate is not None:
+        options |= {"ssl_certfile": config.tls_certificate, "ssl_keyfile": config.tls_key}
+    return options
+
+
+def middlewares() -> list[Middleware]:
+    """Called by each proxy before it listens."""
+    StrictProtocol.limits = WireConfig.model_validate_json(os.environ.get(SETTINGS_VARIABLE, "{}"))
+    HTTP_PROTOCOLS["auto"] = f"{__name__}:{StrictProtocol.__name__}"
+    return [Middleware(Hygiene, max_head_bytes=StrictProtocol.limits.max_head_bytes)]
+
+
+class Hygiene:
+    """Outermost in the proxy: heads within bounds, no steering, browsers kept to themselves."""
+
+    def __init__(self, app: ASGIApp, max_head_bytes: int) -> None:
+        self._app, self._max_head_bytes = app, max_head_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return  # uvicorn closes a websocket that nobody accepts; StrictProtocol lets none come so far
+        heard = [(name, value) for name, value in scope["headers"] if _plain(name) not in UNHEARD]
+
+        async def strict_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        app: ASGIApp = self._app
+        if sum(len(name) + len(value) for name, value in heard) > self._max_head_bytes:
+            app = PlainTextResponse(f"expected headers of at most {self._max_head_bytes} bytes", 431)
+        await app({**scope, "headers": heard}, receive, strict_send)
+
+
+def _plain(name: bytes) -> str:
+    return name.decode("latin-1").lower().replace("_", "-")
+
+
+class StrictProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with an end to heads that drip, to silence, and to bodies that nobody reads.
+
+    A subclass of what uvicorn would take by itself. What it builds on is no promise of uvicorn's: the tests
+    of hostile input show that it holds.
+    """
+
+    limits = WireConfig()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ws_protocol_class = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._num_head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A caller more, unless there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            transport.abort()
+            return
+        self._expect_end_within(self.limits.head_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The caller is gone."""
+        self._expect_end_within(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of one or more requests."""
+        super().data_received(data)
+        self._num_head_bytes = self._num_head_bytes + len(data) if self._in_head else 0
+        if self._num_head_bytes > self.limits.max_head_bytes:
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._in_head = True
+        self._expect_end_within(self.limits.head_timeout_s)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole; from here on the application has its own limits."""
+        self._in_head = False
+        self._expect_end_within(None)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._expect_end_within(None)
+
+    def on_response_complete(self) -> None:
+        """The answer is whole; what still comes of the body is thrown away, for a while."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body:
+            self._expect_end_within(LINGER_S)
+
+    def _expect_end_within(self, seconds: float | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        close = self.transport.close
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, close)

@@ -1,0 +1,1 @@
+"""One served application, and all its callers: those that mean well, and those that mean harm."""
