@@ -6,6 +6,7 @@ import io
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -156,20 +157,41 @@ def _image_width(page: Page, timeout_s: float = 20) -> int:
     return int(page.wait_for_function(script, timeout=1000 * timeout_s).json_value())
 
 
-def _chosen(page: Page) -> set[str]:
-    script = (
+def _expect(read: Callable[[], object], expected: object) -> None:
+    """A page shows what was done to it a little later, on a busy machine much later."""
+    until = time.monotonic() + 20
+    while (found := read()) != expected and time.monotonic() < until:
+        time.sleep(0.05)
+    assert found == expected
+
+
+def _expect_chosen(page: Page, words: set[str]) -> None:
+    chosen = (
         "[...document.querySelectorAll('.sl-row input:checked')].filter(i => i.offsetParent).map(i => i.name)"
     )
-    return set(page.evaluate(script))
+    _expect(lambda: set(page.evaluate(chosen)), words)
 
 
-def _titles(page: Page) -> list[str]:
-    return page.locator(".sl-row:visible .sl-title > h4").all_inner_texts()
+def _expect_texts(shown: Locator, texts: list[str]) -> None:
+    _expect(shown.all_inner_texts, texts)
+
+
+def _expect_titles(page: Page, titles: list[str]) -> None:
+    _expect_texts(page.locator(".sl-row:visible .sl-title > h4"), titles)
 
 
 def _choice(page: Page, field: str, word: str) -> Locator:
     row = page.locator(".sl-row:visible", has=page.locator(f".sl-title > h4:text-is('{field}')"))
     return row.locator("label", has_text=re.compile(f"^{re.escape(word)}"))
+
+
+def _select(button: Locator, word: str) -> None:
+    """Choose from a list and wait until it is gone: one that closes late takes the next one's focus."""
+    from playwright.sync_api import expect
+
+    button.click()
+    button.page.get_by_test_id(f"select-option-{word}").click()
+    expect(button.page.get_by_role("option")).to_have_count(0)
 
 
 def _submit_by_key(page: Page, key: str = "Control+Enter") -> None:
@@ -196,12 +218,16 @@ def _draw_box(page: Page) -> None:
     page.mouse.up()
 
 
-def _fits(page: Page, last: Locator) -> bool:
-    """Whether the form's last part is above the bar with the submit button."""
-    box, submit = last.bounding_box(), page.get_by_test_id("bottombar-submit-button").bounding_box()
-    assert box is not None
-    assert submit is not None
-    return box["y"] + box["height"] <= submit["y"]
+def _expect_fits(page: Page, last: Locator) -> None:
+    """The form's last part is above the bar with the submit button."""
+
+    def fits() -> bool:
+        box, submit = last.bounding_box(), page.get_by_test_id("bottombar-submit-button").bounding_box()
+        assert box is not None
+        assert submit is not None
+        return box["y"] + box["height"] <= submit["y"]
+
+    _expect(fits, True)
 
 
 def test_a_drafted_task_opens_with_image_texts_choices_and_marks_on_one_screen(
@@ -214,13 +240,13 @@ def test_a_drafted_task_opens_with_image_texts_choices_and_marks_on_one_screen(
     assert _image_width(page) == 640
     texts = page.get_by_test_id("htx-textbox-content")
     expect(texts).to_have_text(["A spongiform nodule.\nIt is smooth.", "Benign nodule."], use_inner_text=True)
-    assert _chosen(page) == set(THYROID.flat().values())
+    _expect_chosen(page, set(THYROID.flat().values()))
     fields = ["Organ", "Lesion", "Composition", "Echogenicity", "Shape", "Margin", "Echogenic foci"]
-    assert _titles(page) == ["No answer", *fields]
-    assert page.locator(".sl-mark:visible h4:visible").all_inner_texts() == ["? 41%", "? 52%"]
+    _expect_titles(page, ["No answer", *fields])
+    _expect_texts(page.locator(".sl-mark:visible h4:visible"), ["? 41%", "? 52%"])
     marked = page.locator(".sl-row:visible", has=page.locator(".sl-mark h4:visible"))
-    assert marked.locator(".sl-title > h4").all_inner_texts() == ["Lesion", "Margin"]
-    assert _fits(page, page.locator(".sl-row:visible").last)
+    _expect_texts(marked.locator(".sl-title > h4"), ["Lesion", "Margin"])
+    _expect_fits(page, page.locator(".sl-row:visible").last)
     assert page.locator(".lsf-image").bounding_box()["width"] >= 400
 
 
@@ -234,9 +260,9 @@ def test_choosing_another_organ_shows_its_fields_and_no_lesion_hides_the_descrip
     assert page.locator(".sl-row:visible h4", has_text="Composition").count() == 0
     page.keyboard.press("6")
     page.locator(".sl-row:visible h4", has_text="Echogenicity").wait_for(state="hidden")
-    assert _titles(page) == ["No answer", "Organ", "Parenchyma", "Lesion"]
+    _expect_titles(page, ["No answer", "Organ", "Parenchyma", "Lesion"])
     page.keyboard.press("q")  # a key that Label Studio would have given to a field of the breast
-    assert _chosen(page) == {"liver", "absent"}
+    _expect_chosen(page, {"liver", "absent"})
 
 
 def test_an_edited_task_that_is_submitted_by_key_comes_back_as_a_review_of_its_draft(
@@ -286,15 +312,12 @@ def test_side_place_and_size_fit_below_a_breast_lesion_and_come_back_as_correcte
     place = page.locator(".sl-place:visible")
     titles = place.locator(".sl-title > h4").all_inner_texts()
     assert titles == ["Side", "Quadrant", "O'clock", "From nipple, mm", "Size, mm"]
-    assert place.locator(".sl-mark h4:visible").all_inner_texts() == ["? 30%"]
-    assert place.locator("button").all_inner_texts() == ["left", "upper outer", "2"]
-    assert _fits(page, place)
+    _expect_texts(place.locator(".sl-mark h4:visible"), ["? 30%"])
+    _expect_texts(place.locator("button"), ["left", "upper outer", "2"])
+    _expect_fits(page, place)
 
-    place.locator("button").nth(0).click()
-    page.get_by_test_id("select-option-left").click()  # the chosen one again: takes it away
-    page.keyboard.press("Escape")
-    place.locator("button").nth(2).click()
-    page.get_by_test_id("select-option-11").click()
+    _select(place.locator("button").nth(0), "left")  # the chosen one again: takes it away
+    _select(place.locator("button").nth(2), "11")
     page.locator("input[name=breast_nipple_distance_mm]").fill("")
     page.locator("input[name=breast_size_mm]").fill("13")
     with page.expect_response(re.compile("/api/tasks/.*/annotations")) as saved:
@@ -345,14 +368,15 @@ def test_a_chinese_page_of_one_organ_shows_chinese_and_stores_the_words_of_the_l
 ) -> None:
     project_id = make_project(BREAST, build_page("breast", "zh"), {"breast_bi_rads": "? 38%"})
     _open_stream(page, stack_labelstudio.url, project_id)
-    assert _chosen(page) == {"有", "椭圆形", "平行", "光整", "低回声", "回声增强", "无钙化", "3 类"}
+    words = {"有", "椭圆形", "平行", "光整", "低回声", "回声增强", "无钙化"}
+    _expect_chosen(page, {*words, "3 类"})
     shown = ["无法作答", "病灶", "形状", "方位", "边缘", "内部回声", "后方回声", "钙化", "BI-RADS"]
-    assert _titles(page) == shown
-    assert page.locator(".sl-mark h4:visible").all_inner_texts() == ["? 38%"]
-    assert page.locator(".sl-place:visible button").all_inner_texts() == ["左侧", "外上象限", "2 点"]
-    assert _fits(page, page.locator(".sl-place:visible"))
+    _expect_titles(page, shown)
+    _expect_texts(page.locator(".sl-mark h4:visible"), ["? 38%"])
+    _expect_texts(page.locator(".sl-place:visible button"), ["左侧", "外上象限", "2 点"])
+    _expect_fits(page, page.locator(".sl-place:visible"))
     page.keyboard.press("4")
-    assert "4A 类" in _chosen(page)
+    _expect_chosen(page, {*words, "4A 类"})
     _submit_by_key(page, "F8")
 
     found = _pulled(door, project_id)
