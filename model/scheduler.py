@@ -14,6 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -144,14 +145,8 @@ class Scheduler:
         """Feed one step and let the rows that have read everything write; returns who wrote what."""
         self._num_embedded = 0
         fed = self._share_step()
-        embeddings, positions, last = [], [], []
-        position = -1
-        for row, count in fed:
-            embedded, placed = self._next_inputs(row, count)
-            embeddings.append(embedded)
-            positions.append(placed)
-            position += count
-            last.append(position)
+        embeddings_ND, positions_3N = self._inputs_of(fed)
+        last = [end - 1 for end in accumulate(count for _, count in fed)]
         plan = plan_step(
             [(row.slot, count) for row, count in fed],
             [row.length for row in self._rows],
@@ -162,8 +157,8 @@ class Scheduler:
         writers = [(row, at) for (row, count), at in zip(fed, last, strict=True) if row.num_waiting == count]
         try:
             logits_RV = self._runner.step(
-                torch.cat(embeddings),
-                torch.cat(positions, dim=1),
+                embeddings_ND,
+                positions_3N,
                 plan,
                 torch.tensor([at for _, at in writers], dtype=torch.int64, device=self._runner.model.device),
                 sink,
@@ -256,21 +251,33 @@ class Scheduler:
             left -= shares[row.slot]
         return [(row, shares[row.slot]) for row in self._rows if shares[row.slot]]
 
-    def _next_inputs(self, row: Row, count: int) -> tuple[Tensor, Tensor]:
-        """Embeddings ``(count, D)`` and positions ``(3, count)`` of a row's next tokens."""
-        assert row.prompt is not None, "a row that entered has read its images"
-        from_prompt = min(count, row.prompt_left)
-        begin, end = row.length, row.length + from_prompt
-        embeddings, positions = row.prompt.embeddings_TD[begin:end], row.prompt.positions_3T[:, begin:end]
-        if count == from_prompt:
-            return embeddings, positions
-        device = positions.device
-        at = max(0, row.length - row.num_prompt)
-        rest = row.text[at : at + count - from_prompt]
-        first = row.prompt.next_position + at
-        text_3N = torch.arange(first, first + len(rest), device=device).expand(3, -1)
-        text_ND = self._runner.embed_tokens(torch.tensor(rest, device=device))
-        return torch.cat([embeddings, text_ND]), torch.cat([positions, text_3N], dim=1)
+    def _inputs_of(self, fed: list[tuple[Row, int]]) -> tuple[Tensor, Tensor]:
+        """Embeddings ``(N, D)`` and positions ``(3, N)`` of what rows feed; texts are looked up together."""
+        first = fed[0][0].prompt
+        assert first is not None, "a row that entered has read its images"
+        num = sum(count for _, count in fed)
+        embeddings_ND = first.embeddings_TD.new_empty(num, first.embeddings_TD.shape[1])
+        positions_3N = first.positions_3T.new_empty(3, num)
+        text: list[tuple[int, int, int]] = []  # place in the step, token, position
+        begin = 0
+        for row, count in fed:
+            assert row.prompt is not None, "a row that entered has read its images"
+            from_prompt = min(count, row.prompt_left)
+            if from_prompt:
+                read, place = (slice(at, at + from_prompt) for at in (row.length, begin))
+                embeddings_ND[place] = row.prompt.embeddings_TD[read]
+                positions_3N[:, place] = row.prompt.positions_3T[:, read]
+            after_prompt = row.length + from_prompt - row.num_prompt
+            for offset in range(count - from_prompt):
+                at = after_prompt + offset
+                place_of = begin + from_prompt + offset
+                text.append((place_of, row.text[at], row.prompt.next_position + at))
+            begin += count
+        if text:
+            places_M, ids_M, positions_M = torch.tensor(text, device=positions_3N.device).unbind(dim=1)
+            embeddings_ND[places_M] = self._runner.embed_tokens(ids_M)
+            positions_3N[:, places_M] = positions_M
+        return embeddings_ND, positions_3N
 
     def _advance(self, row: Row, count: int) -> None:
         assert row.prompt is not None, "a row that entered has read its images"

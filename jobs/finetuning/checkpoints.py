@@ -27,6 +27,7 @@ from torch import Tensor, distributed, nn
 from sonoloop.jobs.finetuning.curve import CURVE_FILE, StepRecord, from_lines, to_lines
 from sonoloop.jobs.finetuning.loop import DivergedError
 from sonoloop.jobs.finetuning.sharding import whole
+from sonoloop.model.training.trainable import ADAPTER_INPUT
 from sonoloop.platform.errors import CheckpointError
 
 POSITION_FILE = "position.json"
@@ -112,8 +113,14 @@ def read_position(folder: Path) -> tuple[int, list[StepRecord]]:
 
 
 @torch.no_grad()
-def load_weights(model: nn.Module, folder: Path) -> None:
+def load_weights(model: nn.Module, folder: Path, *, base_share: float = 0) -> None:
     """Put a checkpoint's weights into a model, in its own dtype; of one that is cut up, every rank calls it.
+
+    Args:
+        model: The base, made trainable.
+        folder: The checkpoint.
+        base_share: How much of its own weights the model keeps: W = share * base + (1 - share) * trained.
+            Of an adapter, B * A on top of the base, B alone is mixed: it began as 0.
 
     Raises:
         CheckpointError: the checkpoint holds other parameters than are trained now.
@@ -121,7 +128,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     parameters = dict(_trained(model))
     for name, _, value in _stored(folder, parameters, only=WEIGHTS):
         with whole(parameters[name]) as parameter:
-            parameter.copy_(value)
+            kept = 0 if ADAPTER_INPUT in name else base_share
+            parameter.copy_(value if not kept else torch.lerp(value, parameter.to(value), kept))
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ def write_trained(folder: Path, checkpoint: Path, recipe: RecipeConfig, target: 
     """
     model = load_model(folder, dtype=torch.float32)
     make_trainable(model, recipe)
-    checkpoints.load_weights(model, checkpoint)
+    checkpoints.load_weights(model, checkpoint, base_share=recipe.base_share)
     merge(model)
     save_model(model, target)
     copy_companions(folder, target)

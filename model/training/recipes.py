@@ -78,6 +78,13 @@ class RecipeConfig(BaseModel):
     replay: Share | None = Field(
         None, description="older reviews per new one in an epoch, drawn anew each time; null takes all"
     )
+    base_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the base in the published weights (WiSE-FT, arXiv:2109.01903): less is "
+        "forgotten, less is learnt",
+    )
     tasks: dict[Task, Share] = Field(
         {"report": 0.7, "vqa": 0.15, "findings": 0.05, "impression": 0.05, "entities": 0.05},
         description="share of a task among the examples; report is the whole conversation of a draft",

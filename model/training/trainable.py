@@ -17,6 +17,8 @@ from sonoloop.model.training.recipes import AdapterConfig, Part, RecipeConfig
 logger = logging.getLogger(__name__)
 
 ADAPTER_MARK = ".lora_"
+ADAPTER_INPUT = f"{ADAPTER_MARK}A."
+"""The matrix of an adapter that begins at random; the other one, B, begins as 0."""
 # The first mark that a parameter's name holds tells its part; the vision tower has mlp and norms of its own.
 _MARKS: tuple[tuple[str, Part], ...] = (
     ("visual.merger.", "merger"),
