@@ -23,7 +23,7 @@ from sonoloop.model.generation import Outcome, Request, Token, TurnAnswer, model
 from sonoloop.model.kv_arena import plan_step
 from sonoloop.model.modeling import RouterSink
 from sonoloop.model.runner import EmbeddedPrompt, ModelRunner
-from sonoloop.model.sampling import choose, most_likely
+from sonoloop.model.sampling import choose, draw, most_likely
 from sonoloop.model.structured import Grammars, RowConstraint
 
 _MIN_SHARED = 16
@@ -171,12 +171,14 @@ class Scheduler:
             raise
         if sink is not None:
             self._count_experts(fed, sink)
-        best = list(zip(best_R.tolist(), log_probs_RV.gather(1, best_R[:, None])[:, 0].tolist(), strict=True))
+        best = _tokens(best_R, log_probs_RV)
         for row, count in fed:
             self._advance(row, count)
+        rows = [row for row, _ in writers]
+        drawn = self._draw(rows, best, log_probs_RV)
         return [
-            self._write_next(row, Token(*best[at]), logits_RV[at], log_probs_RV[at])
-            for at, (row, _) in enumerate(writers)
+            self._write_next(row, drawn.get(at, best[at]), logits_RV[at], log_probs_RV[at])
+            for at, row in enumerate(rows)
         ]
 
     @torch.inference_mode()
@@ -279,6 +281,21 @@ class Scheduler:
             positions_3N[:, places_M] = positions_M
         return embeddings_ND, positions_3N
 
+    def _draw(self, rows: list[Row], best: list[Token], log_probs_RV: Tensor) -> dict[int, Token]:
+        """The tokens of rows that draw freely, all at once: one by one, a device is waited for each time."""
+        drawing = [
+            (at, (row.request.sampling, row.generator))
+            for at, row in enumerate(rows)
+            if row.generator is not None and row.constraint is None
+            if not self._has_ended(row) and math.isfinite(best[at].log_prob)
+        ]
+        if not drawing:
+            return {}
+        places, ways = zip(*drawing, strict=True)
+        own_RV = log_probs_RV[list(places)]
+        taken_R = torch.tensor(draw(own_RV, ways), device=own_RV.device)
+        return dict(zip(places, _tokens(taken_R, own_RV), strict=True))
+
     def _advance(self, row: Row, count: int) -> None:
         assert row.prompt is not None, "a row that entered has read its images"
         before = row.length
@@ -287,15 +304,15 @@ class Scheduler:
             self._keep_prefix(row, row.prompt)
 
     def _write_next(
-        self, row: Row, best: Token, logits_V: Tensor, log_probs_V: Tensor
+        self, row: Row, token: Token, logits_V: Tensor, log_probs_V: Tensor
     ) -> tuple[Row, list[Token], Outcome | None]:
         """Let a row write one token, and what follows from it; returns what is to be told."""
         outcome: Outcome | None = None
         try:
-            if not math.isfinite(best.log_prob):
+            if not math.isfinite(token.log_prob):
                 raise FloatingPointError("expected finite logits")
             if not self._has_ended(row):
-                self._choose(row, best, logits_V, log_probs_V)
+                self._choose(row, token, logits_V, log_probs_V)
             told = row.answer[row.num_told :]
             row.num_told = len(row.answer)
             self._finish_turn(row)
@@ -310,14 +327,11 @@ class Scheduler:
     def _has_ended(self, row: Row) -> bool:
         return bool(row.answer) and row.answer[-1].token_id in self._end_ids
 
-    def _choose(self, row: Row, best: Token, logits_V: Tensor, log_probs_V: Tensor) -> None:
-        """Take a token; under a grammar among those that it admits, and then whatever it forces."""
+    def _choose(self, row: Row, free: Token, logits_V: Tensor, log_probs_V: Tensor) -> None:
+        """Take the free choice; under a grammar one that it admits, and then whatever it forces."""
         sampling = row.request.sampling
         if row.constraint is None:
-            if row.generator is not None:
-                token_id = choose(log_probs_V, sampling, row.generator)
-                best = Token(token_id, float(log_probs_V[token_id]))
-            self._write(row, [best._replace(top=most_likely(log_probs_V, sampling.num_top))])
+            self._write(row, [free._replace(top=most_likely(log_probs_V, sampling.num_top))])
             return
         allowed = row.constraint.allowed()
         log_probs_A = logits_V[torch.from_numpy(allowed).to(logits_V.device)].log_softmax(dim=-1)
@@ -370,3 +384,9 @@ class Scheduler:
         if not row.is_over:
             row.text[-1:] = [self._end_ids[0], *turns[len(row.answers)].text_ids]
             self._begin_turn(row)
+
+
+def _tokens(ids_R: Tensor, log_probs_RV: Tensor) -> list[Token]:
+    """Chosen tokens with what each was given."""
+    found_R = log_probs_RV.gather(1, ids_R[:, None])[:, 0]
+    return list(map(Token, ids_R.tolist(), found_R.tolist()))

@@ -23,7 +23,7 @@ from torch import Tensor
 from sonoloop.model.generation import Outcome, Prompt, Request, Sampling, Token, Turn
 from sonoloop.model.live import LiveBatch
 from sonoloop.model.runner import EmbeddedPrompt, ModelRunner
-from sonoloop.model.sampling import choose, most_likely
+from sonoloop.model.sampling import choose, draw, most_likely
 from sonoloop.model.scheduler import Limits, Row, Scheduler
 from sonoloop.platform.errors import Reason, RejectedError
 
@@ -381,3 +381,20 @@ def test_a_drawn_token_is_among_the_most_likely_ones() -> None:
     assert [index for index, _ in most_likely(log_probs, 3)] == [1, 2, 3]
     assert len(most_likely(log_probs, 20)) == 4
     assert most_likely(log_probs, 0) == ()
+
+
+def test_what_a_row_draws_does_not_depend_on_who_draws_beside_it() -> None:
+    log_probs_RA = torch.randn(3, 50, generator=torch.manual_seed(3)).log_softmax(dim=-1)
+    samplings = [Sampling(0.2, 0), Sampling(1.0, 0, 0.5), Sampling(5.0, 0)]
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(3)]
+
+    alone = [
+        [choose(row, *way) for _ in range(20)]
+        for row, *way in zip(log_probs_RA, samplings, generators(), strict=True)
+    ]
+    ways = list(zip(samplings, generators(), strict=True))
+    together = [draw(log_probs_RA, ways) for _ in range(20)]
+    assert [list(drawn) for drawn in zip(*together, strict=True)] == alone
+    assert len({*alone[2]}) > 10
