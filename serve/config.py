@@ -145,6 +145,11 @@ class ServeConfig(BaseModel):
         default=900, gt=0, description="longest time for a version to load and to answer, seconds"
     )
     max_body_bytes: int = Field(default=20 * 2**20, ge=1024, description="size of a request's body, bytes")
+    max_held_bytes: int = Field(
+        default=2**30,
+        ge=1024,
+        description="bytes of all bodies whose answers have not begun; studies have limits of their own",
+    )
     max_json_values: int = Field(
         default=100_000,
         ge=1000,
@@ -177,6 +182,15 @@ class ServeConfig(BaseModel):
     drafts: DraftsConfig | None = Field(
         default=None, description="section [serve.drafts], may be empty: be Label Studio's ML backend as well"
     )
+
+    @model_validator(mode="after")
+    def _a_body_fits(self) -> Self:
+        if self.max_body_bytes > self.max_held_bytes:
+            raise ValueError(
+                f"serve.max_body_bytes is {self.max_body_bytes}, of one request; max_held_bytes of all of "
+                f"them is {self.max_held_bytes}; raise it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _replicas_are_a_range(self) -> Self:

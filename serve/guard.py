@@ -2,6 +2,7 @@
 
 - A body has a largest size and must have come within a time, however slowly it drips. JSON has a largest
   number of values too: 15 MB of ``[],[],...`` made pydantic 2.14 take 5 GB and 16 s to say what is wrong.
+- All bodies together have a largest size, studies apart, which wait for a reader before they are read.
 - Every answer carries headers that tell a browser to keep to itself.
 - What no route foresaw is an answer of 500, and a log line with places in the code and no text.
 - One log line a request: id, key's name, method, route's pattern, status, seconds, bytes. Never a path, a
@@ -57,6 +58,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
         self._app, self._config = app, config
+        self._held = _Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection's request."""
@@ -64,7 +66,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})
-        passage = _Passage(scope, receive, send, self._config)
+        passage = _Passage(scope, receive, send, self._config, self._held)
         with logs.in_request(passage.request_id):
             await self._pass(passage)
 
@@ -80,7 +82,15 @@ class Guard:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             await passage.answer(ApiError(status, "this server failed", code="internal_error"))
         finally:
+            passage.let_go()
             passage.log()
+
+
+@dataclass
+class _Held:
+    """Bytes of bodies that have come and whose answers have not begun."""
+
+    num_bytes: int = 0
 
 
 @dataclass
@@ -91,8 +101,10 @@ class _Passage:
     inner_receive: Receive
     inner_send: Send
     config: ServeConfig
+    held: _Held
     began: float = field(default_factory=time.monotonic)
     num_bytes: int = 0
+    num_held: int = 0
     is_json: bool | None = None
     num_values: int = 0
     is_received: bool = False
@@ -146,6 +158,8 @@ class _Passage:
         self.num_bytes += len(piece)
         if self.num_bytes > self.max_bytes:
             raise self._too_large()
+        if not self._is_study:
+            self._hold(len(piece))
         if self.is_json is None and (begun := piece.lstrip()):
             self.is_json = begun.startswith((b"{", b"["))
         if self.is_json:
@@ -156,10 +170,27 @@ class _Passage:
                 code="too_many_values",
             )
 
+    def _hold(self, num_bytes: int) -> None:
+        self.num_held += num_bytes
+        self.held.num_bytes += num_bytes
+        if self.held.num_bytes > self.config.max_held_bytes:
+            raise ApiError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "many large requests are here already; come back in a second",
+                code="overloaded",
+                retry_after_s=1,
+            )
+
+    def let_go(self) -> None:
+        """What came is no longer held as it came."""
+        self.held.num_bytes -= self.num_held
+        self.num_held = 0
+
     async def send(self, message: Message) -> None:
         """Pass the answer on, with the headers that every answer has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.let_go()
             headers = MutableHeaders(scope=message)
             for name, value in {**SECURITY_HEADERS, **self.scope["state"].get("limits", {})}.items():
                 headers[name] = value

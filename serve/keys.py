@@ -44,7 +44,6 @@ class Scope(StrEnum):
 
     CHAT = "chat"
     DRAFTS = "drafts"
-    METRICS = "metrics"
 
 
 class KeyRecord(BaseModel):

@@ -67,7 +67,9 @@ class DraftedEntity(_Part):
 class Kept(_Part):
     """What is in the workspace now."""
 
-    case: Literal["new", "there before", "there with other frames"]
+    case: Literal["new", "there before", "there with other frames", "withdrawn"] = Field(
+        description="withdrawn: somebody saw patient data in it, and nothing was kept"
+    )
     draft: Literal["new", "there before", "not kept"]
 
 

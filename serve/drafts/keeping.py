@@ -1,8 +1,9 @@
 """A study and its draft into the workspace, as indexing and annotating would write them.
 
 A case that the workspace has is left as it is: what came with a request may be less than the archive has.
-What was received itself is never written. A later index finds the case made under the same rules and leaves
-it alone; under other rules it withdraws it, since there is nothing to make it from again.
+One in which a person saw patient data is not brought back. What was received itself is never written. A later
+index finds the case made under the same rules and leaves it alone; under other rules it withdraws it, since
+there is nothing to make it from again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from sonoloop.platform.archive.deidentify.quarantine import read_keeps
 from sonoloop.platform.archive.received import without_paths
 from sonoloop.platform.records import CaseRecord, DraftRecord, content_id
 from sonoloop.platform.sorted_rooms import (
@@ -43,6 +45,9 @@ def keep(workspace: Store, study: StudyRead, images: Sequence[bytes], draft: Dra
         StorageError: the workspace cannot be read or written.
     """
     case = study.case
+    # the archive's version of an object has another etag than a file that was received
+    if read_keeps(workspace).keys() & {image.instance_id for image in case.images}:
+        return Kept(case="withdrawn", draft="not kept")
     known = read_cases_of(workspace, [case.case_id]).get(case.case_id)
     if known is None:
         _write_case(workspace, study, images)

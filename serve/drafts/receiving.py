@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from typing import Any, Literal
@@ -12,9 +13,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 
 from sonoloop.platform.lexicon import Organ
-from sonoloop.serve.config import StudiesConfig
+from sonoloop.serve.config import ServeConfig
 from sonoloop.serve.protocol import bad_request, first_fault
-from sonoloop.serve.reading import FormInMemory
+from sonoloop.serve.reading import FormInMemory, read_body
 
 AnswerFormat = Literal["json", "fhir", "sr"]
 MEDIA_TYPES: dict[AnswerFormat, str] = {
@@ -35,7 +36,9 @@ class Wishes(BaseModel):
         default="inline",
         description="frames as data URIs, as addresses (only of what is kept), or not at all",
     )
-    organ: Organ | None = Field(default=None, description="the organ, where the header does not name it")
+    organ: Organ | None = Field(
+        default=None, description="the organ that the model is told, whatever the files say"
+    )
 
     @classmethod
     def of(cls, request: Request) -> Wishes:
@@ -94,33 +97,37 @@ DESCRIBED: dict[str, Any] = {
 """The query and the body for the API's description: the route reads them itself."""
 
 
-async def received_files(request: Request, config: StudiesConfig) -> list[bytes]:
+async def received_files(request: Request, config: ServeConfig) -> list[bytes]:
     """The study's files.
 
+    JSON is as large as any other at most: it is parsed whole, and all else stands still meanwhile.
+
     Raises:
-        ApiError: 400, neither multipart nor JSON, no file, or too many; from the guard, a body too large.
+        ApiError: 400, neither multipart nor JSON, no file, or too many; 413, JSON too large; from the guard,
+            a body too large.
     """
+    max_files = config.studies.max_files
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        files = await _from_form(request, config)
+        files = await _from_form(request, max_files)
     elif kind == "application/json":
-        files = _from_json(await request.body())
+        files = await asyncio.to_thread(_from_json, await read_body(request, config.max_body_bytes))
     else:
         raise bad_request("expected a body of multipart/form-data or application/json", param="body")
     if not files:
         raise bad_request("expected at least one file in the form", param="files")
-    if len(files) > config.max_files:
-        raise bad_request(f"expected at most {config.max_files} files", code="too_many_files", param="files")
+    if len(files) > max_files:
+        raise bad_request(f"expected at most {max_files} files", code="too_many_files", param="files")
     return files
 
 
-async def _from_form(request: Request, config: StudiesConfig) -> list[bytes]:
-    parser = FormInMemory(request.headers, request.stream(), max_files=config.max_files, max_fields=0)
+async def _from_form(request: Request, max_files: int) -> list[bytes]:
+    parser = FormInMemory(request.headers, request.stream(), max_files=max_files, max_fields=0)
     try:
         form = await parser.parse()
     except MultiPartException as err:
         raise bad_request(
-            f"expected a form of at most {config.max_files} files and nothing else ({err.message})",
+            f"expected a form of at most {max_files} files and nothing else ({err.message})",
             param="body",
         ) from None
     try:

@@ -162,7 +162,7 @@ class Drafts:
         begin, door = time.monotonic(), request.app.state
         async with AsyncExitStack() as inside:
             await inside.enter_async_context(self._readers.place())
-            files = await received_files(request, self._settings.serve.studies)
+            files = await received_files(request, self._settings.serve)
             inside.enter_context(door.line.place())  # from here on it waits for the model, as questions do
             try:
                 process, study, images = await inside.enter_async_context(self._readers.studied(files))

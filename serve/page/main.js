@@ -164,6 +164,7 @@ const KEPT = {
   "new": "Kept. The next sonoloop push brings it to Label Studio.",
   "there before": "The workspace has this study already. The next sonoloop push brings it to Label Studio if it is not there.",
   "there with other frames": "The workspace has this study with more or other files; nothing was changed.",
+  withdrawn: "Somebody saw patient data in this study; it was withdrawn and is not kept again.",
 };
 
 // Marked as disabled rather than disabled, so that the keyboard stays where it is.

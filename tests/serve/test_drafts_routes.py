@@ -24,6 +24,7 @@ from tests.serve.studies import API_KEY, VERSION, door, phantom_study, png, zipp
 from sonoloop.jobs.annotating.selection import EVERYTHING, Chooser
 from sonoloop.jobs.config import Config, IndexConfig
 from sonoloop.jobs.index import run_index
+from sonoloop.jobs.pulling.withdrawing import withdraw
 from sonoloop.model.prompts import draft_recipe
 from sonoloop.platform.tables import read_cases, read_drafts, read_frames, read_instances
 from sonoloop.platform.workspace import Store
@@ -210,6 +211,18 @@ def test_kept_frames_have_addresses_and_others_have_none(keeping: ServeSettings)
     *there, missing = asyncio.run(main())
     assert all(answer.content.startswith(b"\x89PNG") for answer in there)
     assert (missing.status_code, code(missing)) == (404, "no_such_frame")
+
+
+def test_a_study_in_which_somebody_saw_patient_data_is_not_kept_again(keeping: ServeSettings) -> None:
+    assert post(keeping, *phantom_study(), keep=True, images="none").json()["kept"]["case"] == "new"
+    workspace = Store(keeping.workspace)
+    (case,) = read_cases(workspace)
+    assert withdraw(workspace, {case.case_id: "reader"}) == 1
+    body = post(keeping, *phantom_study(), keep=True).json()
+    assert body["kept"] == {"case": "withdrawn", "draft": "not kept"}
+    assert body["findings"]
+    assert read_cases(workspace) == []
+    assert not any(workspace.exists(image.image_key) for image in case.images)
 
 
 def test_what_cannot_be_shown_clean_is_refused_and_not_kept(keeping: ServeSettings) -> None:

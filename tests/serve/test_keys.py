@@ -34,7 +34,7 @@ def test_a_key_is_kept_as_its_digest_and_nowhere_else(workspace: Store) -> None:
 
 
 def test_two_keys_differ_and_names_are_given_once(workspace: Store) -> None:
-    (first, key), (_, other) = add_key(workspace, "one", ["chat"]), add_key(workspace, "two", ["metrics"])
+    (first, key), (_, other) = add_key(workspace, "one", ["chat"]), add_key(workspace, "two", ["drafts"])
     assert key != other
     revoke_key(workspace, first.name)
     for taken in ("one", "two", "environment"):

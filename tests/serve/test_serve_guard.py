@@ -289,3 +289,35 @@ def test_a_door_that_others_can_reach_wants_tls_or_a_word() -> None:
         ServeConfig(host=host, tls_certificate="c.pem", tls_key="k.pem")
     with pytest.raises(ValidationError, match="one of them is missing"):
         ServeConfig(tls_key="k.pem")
+
+
+def test_bodies_together_have_a_largest_size_and_make_room_when_they_are_answered() -> None:
+    """Four are read at once and two fit; the two that are refused take nothing with them."""
+    let_on = asyncio.Event()
+
+    async def dripping(body: bytes) -> AsyncIterator[bytes]:
+        yield body[:-1]
+        await let_on.wait()
+        yield body[-1:]
+
+    async def main() -> None:
+        config = ServeConfig(max_body_bytes=2000, max_held_bytes=2500)
+        app = Api(config, "nano", fixed("nano/1", forty_tokens), key_digest(API_KEY)).app()
+        content = json.dumps({"model": "nano", "messages": [{"role": "user", "content": "x" * 900}]}).encode()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door") as http:
+            asked = [
+                asyncio.create_task(
+                    http.post(COMPLETIONS, content=dripping(content), headers=bearer(API_KEY))
+                )
+                for _ in range(4)
+            ]
+            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            let_on.set()
+            answers = await asyncio.gather(*asked)
+            assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429]
+            refused = next(answer for answer in answers if answer.status_code == 429)
+            assert (told(refused), refused.headers["retry-after"]) == ((429, "overloaded"), "1")
+            for _ in range(3):
+                assert (await chat(http)).status_code == 200
+
+    asyncio.run(main())
