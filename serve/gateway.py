@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from ray import serve
-from ray.serve.schema import ApplicationStatus
 
 from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.workspace import store_of
@@ -24,6 +21,7 @@ from sonoloop.serve.drafts.routes import Drafts
 from sonoloop.serve.keys import key_digest
 from sonoloop.serve.metrics import CountRequests, DoorMetrics
 from sonoloop.serve.page.routes import page_router
+from sonoloop.serve.readiness import Readiness
 from sonoloop.serve.reading import read_body
 from sonoloop.serve.served import Served
 
@@ -35,8 +33,6 @@ logger = logging.getLogger(__name__)
 APPLICATION = "sonoloop"
 MORE_DOOR_REQUESTS = 256
 """Requests inside the door beyond those that the line lets in: they are refused, or ask for health."""
-READINESS_KEPT_S = 1.0
-"""Readiness needs no key, so the cluster is asked at most this often."""
 
 
 class Gateway:
@@ -56,8 +52,7 @@ class Gateway:
         self._metrics = DoorMetrics(up[-1])
         self._serving = self._served(up[-1])
         self._known = {self._serving.version: self._serving}
-        self._not_served: str | None = None
-        self._readiness: tuple[float, Response] | None = None
+        self._readiness = Readiness(up[-1], may_sleep=settings.serve.min_replicas == 0)
         rooms: list[Callable[[Any], APIRouter]] = [Drafts(settings, self._write).router, page_router]
         if settings.serve.drafts is not None:
             rooms.append(self._backend(settings).router)
@@ -98,34 +93,15 @@ class Gateway:
             self._known[version] = await asyncio.to_thread(self._served, version)
         if version != self._serving.version:
             self._metrics.changed(version)
-        self._serving, self._not_served = self._known[version], not_served
-        self._readiness = None
+        self._serving = self._known[version]
+        self._readiness.serves(version, not_served)
         busy = {served.version: served.num_inside for served in self._known.values() if served.num_inside}
         self._known = {v: served for v, served in self._known.items() if v in busy or v == version}
         return busy
 
     async def readyz(self) -> Response:
-        """Whether a model answers, and which; needs no key, asks no model and wakes none.
-
-        Where replicas may be scaled to zero, none at all is ready as well: the first question wakes one.
-        """
-        now = time.monotonic()
-        if self._readiness is None or now - self._readiness[0] > READINESS_KEPT_S:
-            self._readiness = now, await asyncio.to_thread(self._look_at_replicas)
-        return self._readiness[1]
-
-    def _look_at_replicas(self) -> Response:
-        version = self._serving.version
-        status = versions.applications().get(version)
-        num_running = versions.num_running(status) if status else 0
-        asleep = self._settings.serve.min_replicas == 0 and (
-            status is not None and status.status is ApplicationStatus.RUNNING
-        )
-        is_ready = num_running > 0 or asleep
-        told = {"status": "ready" if is_ready else "not ready", "model": version, "replicas": num_running}
-        if self._not_served is not None:
-            told["champion_not_served"] = self._not_served
-        return JSONResponse(told, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE)
+        """Whether a model answers, and which; needs no key, asks no model and wakes none."""
+        return await self._readiness.answer()
 
     def _write(self, case: DraftCase) -> AsyncGenerator[CaseEvent, None]:
         return self._serving.write(case)
