@@ -67,15 +67,20 @@ class DoorMetrics:
             if status == 429:
                 self._limited.inc(1, {"code": self._known(code)})
 
-    async def watched(self, events: AsyncGenerator[E, None]) -> AsyncGenerator[E, None]:
-        """The same events of one question, measured on their way: until the first, and until the result."""
+    async def watched(self, events: AsyncGenerator[E, None], version: str) -> AsyncGenerator[E, None]:
+        """The same events of one question, measured on their way: until the first, and until the result.
+
+        Args:
+            events: Of the answer.
+            version: The model that writes it; another one may serve when it ends.
+        """
         begin, has_begun = time.monotonic(), False
         with self._open_one():
             async with aclosing(events):
                 async for event in events:
                     waited_s = time.monotonic() - begin
                     if isinstance(event, ChatResult):
-                        self._took(event, waited_s)
+                        self._took(event, version, waited_s)
                     elif isinstance(event, ChatPiece) and not has_begun:  # and no refusal
                         has_begun = True
                         self._first_s.observe(waited_s)
@@ -95,11 +100,11 @@ class DoorMetrics:
         for (status, reason), number in Counter((one.status, one.reason or "") for one in drafts).items():
             self._drafts.inc(number, {"source": source, "status": status, "reason": str(reason)})
 
-    def _took(self, result: ChatResult, seconds: float) -> None:
+    def _took(self, result: ChatResult, version: str, seconds: float) -> None:
         self._answer_s.observe(seconds)
         for kind, number in (("prompt", result.prompt_tokens), ("completion", result.completion_tokens)):
             if number:  # Ray refuses to count nothing
-                self._tokens.inc(number, {"model_version": self._version, "kind": kind})
+                self._tokens.inc(number, {"model_version": version, "kind": kind})
 
     @contextmanager
     def _open_one(self) -> Iterator[None]:

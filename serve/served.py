@@ -51,7 +51,7 @@ class Served:
         Raises:
             ApiError: a replica was lost in the middle, or twice.
         """
-        return self._metrics.watched(self._events(self._streams.answer, question))
+        return self._metrics.watched(self._events(self._streams.answer, question), self._version)
 
     def write(self, case: DraftCase) -> AsyncGenerator[CaseEvent, None]:
         """Pieces of a case's report, then its draft or rejection.

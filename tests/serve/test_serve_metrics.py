@@ -14,7 +14,7 @@ import ray
 from test_door import API_KEY, CONFIG, SECRET
 from tests.serve.fixed import fixed
 
-from sonoloop.model.chat import ChatPiece, ChatResult
+from sonoloop.model.chat import ChatOptions, ChatPiece, ChatResult
 from sonoloop.platform.errors import Reason
 from sonoloop.platform.metrics import INVENTORY
 from sonoloop.platform.records import DraftRecord
@@ -54,14 +54,15 @@ async def write(_case: DraftCase) -> AsyncGenerator[CaseEvent, None]:
 
 async def work(door: DoorMetrics, folder: Path) -> None:
     """Questions: two answered, one that fails in the model, one with a wrong key, one to nowhere. Then a
-    study that finds no place, one that is drafted, drafts for Label Studio, and another model.
+    study that finds no place, one that is drafted, drafts for Label Studio, and another model while a
+    question is being answered.
     """
     kinds = iter([answer, answer, refuse])
     settings = ServeSettings(workspace=str(folder), serve=CONFIG)
     app = Api(
         CONFIG,
         "nano",
-        fixed("m/1", lambda question: door.watched(next(kinds)(question))),
+        fixed("m/1", lambda question: door.watched(next(kinds)(question), "m/1")),
         key_digest(API_KEY),
         [Drafts(settings, write).router],
     ).app()
@@ -82,7 +83,10 @@ async def work(door: DoorMetrics, folder: Path) -> None:
     door.drafted([draft("draft"), draft("rejected", Reason.IMAGE_MISSING)], "labelstudio")
     piece, _ = [event async for event in door.drafting(write(DraftCase("c", None, ())))]
     assert piece == "the liver "
+    late = door.watched(answer(Question([], ChatOptions())), "m/1")
+    assert await anext(late) == ChatPiece("the liver ")
     door.changed("m/2")
+    assert len([event async for event in late]) == 2
 
 
 def scraped(*wanted: str) -> str:
@@ -126,8 +130,8 @@ def test_a_few_requests_are_counted_under_the_names_of_the_inventory(
     assert value(text, f"{serve}_refused_requests_total", code="invalid_api_key") == 1
     assert value(text, f"{serve}_requests_total", route="/v1/drafts", status="429") == 1
     assert value(text, f"{serve}_limited_requests_total", code="overloaded") == 1
-    assert value(text, f"{serve}_first_token_seconds_count") == 2  # a refusal is no token
-    assert value(text, f"{serve}_tokens_total", kind="completion", model_version="m/1") == 8
+    assert value(text, f"{serve}_first_token_seconds_count") == 3  # a refusal is no token
+    assert value(text, f"{serve}_tokens_total", kind="completion", model_version="m/1") == 12
     assert value(text, f"{serve}_open_requests") == 0
     assert value(text, f"{serve}_running_rows") == 3
     assert value(text, f"{serve}_version_info", model_version="m/1") == 0

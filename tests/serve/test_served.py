@@ -50,7 +50,8 @@ class Replicas:
         return self.responses[self.num_asked - 1]
 
     @staticmethod
-    def watched(events: Any) -> Any:
+    def watched(events: Any, version: str) -> Any:
+        assert version == "nano/1"
         return events
 
 
