@@ -11,7 +11,7 @@ from http import HTTPStatus
 from sonoloop.serve.protocol import ApiError
 
 SMOOTHING = 0.1
-"""Weight of the newest request in the mean time that requests stay: the last twenty or so count."""
+"""Weight of the newest answer in the mean time that requests stay: the last twenty or so count."""
 FIRST_STAY_S, MAX_RETRY_AFTER_S = 5.0, 60
 
 
@@ -53,6 +53,9 @@ class Line:
     def place(self) -> Iterator[None]:
         """A place for the length of a request; given back however it ends.
 
+        Only one that ends without an exception teaches how long requests stay: a refusal takes next to no
+        time, and who hangs up says nothing of the model.
+
         Raises:
             ApiError: as of `check`.
         """
@@ -63,7 +66,7 @@ class Line:
             yield
         finally:
             self.num_inside -= 1
-            self._learn(time.monotonic() - begin)
+        self._learn(time.monotonic() - begin)
 
     def retry_after_s(self) -> int:
         """Seconds until everybody who waits now has been let in, at the rate of the last answers.

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, ExitStack, aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -163,7 +163,8 @@ class Drafts:
         async with AsyncExitStack() as inside:
             await inside.enter_async_context(self._readers.place())
             files = await received_files(request, self._settings.serve)
-            inside.enter_context(door.line.place())  # from here on it waits for the model, as questions do
+            place = inside.enter_context(ExitStack())
+            place.enter_context(door.line.place())  # from here on it waits for the model, as questions do
             try:
                 process, study, images = await inside.enter_async_context(self._readers.studied(files))
                 del files
@@ -173,6 +174,8 @@ class Drafts:
                 written = self._written(study, images, wishes, process, bill)
                 await inside.enter_async_context(aclosing(written))
                 async for event in written:
+                    if isinstance(event, _Done):
+                        place.close()
                     yield event
             except RejectedError as err:
                 raise _refused(err.reason, err.detail) from None

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from tests.serve.fixed import fixed
-from tests.serve.studies import API_KEY, phantom_study
+from tests.serve.studies import API_KEY, door, phantom_study
 
 from sonoloop.model.chat import ChatResult
 from sonoloop.platform.errors import Reason
@@ -22,6 +22,7 @@ from sonoloop.serve.config import ServeConfig, ServeSettings
 from sonoloop.serve.drafts.case import CaseEvent, DraftCase, DraftedCase
 from sonoloop.serve.drafts.routes import Drafts
 from sonoloop.serve.keys import key_digest
+from sonoloop.serve.line import Line
 
 CHAT, STUDIES = "/v1/chat/completions", "/v1/drafts"
 ASKED = {"json": {"model": "nano", "messages": [{"role": "user", "content": "x"}]}}
@@ -102,3 +103,21 @@ def test_where_questions_have_all_places_a_study_is_refused_before_its_body_is_r
 
     assert is_refused(asyncio.run(main()))
     assert read == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_study_that_was_drafted_teaches_how_long_answers_take_and_one_that_was_refused_does_not(
+    tmp_path: Path, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays_s: list[float] = []
+    monkeypatch.setattr(Line, "_learn", lambda _line, stay_s: stays_s.append(stay_s))
+    refused = {"files": [("files", ("x", b"no picture"))]}
+
+    async def main() -> tuple[int, int]:
+        async with asking(door(ServeSettings(workspace=str(tmp_path)))) as http:
+            assert (await http.post(STUDIES, params={"stream": stream}, **refused)).status_code == 422
+            before = len(stays_s)
+            assert (await http.post(STUDIES, params={"stream": stream}, **STUDY)).status_code == 200
+            return before, len(stays_s)
+
+    assert asyncio.run(main()) == (0, 1)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http import HTTPStatus
 
 import pytest
 
@@ -58,3 +60,20 @@ def test_askers_are_told_to_come_back_when_those_who_wait_are_let_in(
     fill(line, 32)
     # 32 requests that stay for 8 s each: four leave per second; 17 have to, before the next one is let in.
     assert refused(line).retry_after_s == expected_s <= MAX_RETRY_AFTER_S
+
+
+def test_refusals_and_hang_ups_do_not_make_answers_look_shorter(
+    fill: Callable[[Line, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("sonoloop.serve.line.time.monotonic", lambda: clock[0])
+    line = Line(capacity=16, max_waiting=16)
+    with line.place():
+        clock[0] += 8.0
+    bad_image = ApiError(HTTPStatus.BAD_REQUEST, "a bad image", code="invalid_image")
+    for ended in (bad_image, GeneratorExit(), CancelledError()):
+        for _ in range(50):
+            with suppress(type(ended)), line.place():
+                raise ended
+    fill(line, 32)
+    assert refused(line).retry_after_s == 5
