@@ -18,6 +18,7 @@ from sonoloop.platform.errors import ConfigError, ConflictError, StorageError
 from sonoloop.platform.records import content_id
 from sonoloop.platform.registry.card import write_card
 from sonoloop.platform.registry.names import ROOM
+from sonoloop.platform.registry.reading import parsed
 from sonoloop.platform.storage_errors import storage_errors
 from sonoloop.platform.workspace import Store
 
@@ -70,7 +71,11 @@ class _Stored(Aliases):
 
 
 def read_aliases(workspace: Store, name: str) -> Aliases:
-    """The aliases of one model; all ``None`` where there are none yet."""
+    """The aliases of one model; all ``None`` where there are none yet.
+
+    Raises:
+        StorageError: the store refuses, or the file is not one of this version of sonoloop.
+    """
     return _read(workspace, name)[0].aliases()
 
 
@@ -82,6 +87,7 @@ def resolve(workspace: Store, name: str, alias_or_version: str = "champion") -> 
 
     Raises:
         ConfigError: the alias is not set.
+        StorageError: as of `read_aliases`.
     """
     if alias_or_version not in Aliases.model_fields:
         return alias_or_version if "/" in alias_or_version else f"{name}/{alias_or_version}"
@@ -114,6 +120,7 @@ def set_aliases(
 
     Raises:
         ConflictError: somebody changed them in between; nothing was written.
+        StorageError: as of `read_aliases`.
     """
     stored, version = _read(workspace, name)
     current = stored.aliases()
@@ -138,13 +145,13 @@ def alias_changes(workspace: Store, name: str) -> list[AliasChange]:
     """Every change of a line's aliases, oldest first; none from before they were kept.
 
     Raises:
-        StorageError: the store refuses.
+        StorageError: the store refuses, or a file is not one of this version of sonoloop.
     """
     selector = pafs.FileSelector(workspace.path(ROOM, name, _HISTORY), allow_not_found=True)
     with storage_errors(workspace.uri):
         paths = [info.path for info in workspace.fs.get_file_info(selector) if info.extension == "json"]
     last = _read(workspace, name)[0].change  # read after the listing: by then it is in one of the two
-    kept = [AliasChange.model_validate_json(workspace.read_path(path)) for path in paths]
+    kept = [parsed(AliasChange, workspace.read_path(path), path) for path in paths]
     found = {change.file_name: change for change in (*kept, *filter(None, [last]))}
     return sorted(found.values(), key=lambda change: change.at)
 
@@ -178,5 +185,6 @@ def _ended(span: Span, alias: str, at: datetime) -> Span:
 
 
 def _read(workspace: Store, name: str) -> tuple[_Stored, str | None]:
-    found = workspace.get_control(ROOM, name, _ALIASES)
-    return (_Stored.model_validate_json(found[0]), found[1]) if found else (_Stored(), None)
+    place = (ROOM, name, _ALIASES)
+    found = workspace.get_control(*place)
+    return (parsed(_Stored, found[0], workspace.uri_of(*place)), found[1]) if found else (_Stored(), None)

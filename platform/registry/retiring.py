@@ -11,6 +11,7 @@ from sonoloop.platform.errors import ConflictError
 from sonoloop.platform.registry.aliases import read_aliases
 from sonoloop.platform.registry.contents import WEIGHTS
 from sonoloop.platform.registry.names import RETIRED, place_of
+from sonoloop.platform.registry.reading import parsed
 from sonoloop.platform.storage_errors import storage_errors
 from sonoloop.platform.workspace import Store
 
@@ -26,11 +27,17 @@ class Retired(BaseModel):
 
 
 def read_retired(workspace: Store, model_version: str) -> Retired | None:
-    """When and why a version's weights were given up; ``None`` where they were not."""
+    """When and why a version's weights were given up; ``None`` where they were not.
+
+    Raises:
+        StorageError: the store refuses, or the file is not one of this version of sonoloop.
+    """
+    place = (*place_of(model_version), RETIRED)
     try:
-        return Retired.model_validate_json(workspace.read_bytes(*place_of(model_version), RETIRED))
+        data = workspace.read_bytes(*place)
     except FileNotFoundError:
         return None
+    return parsed(Retired, data, workspace.uri_of(*place))
 
 
 def weights_left(workspace: Store, model_version: str) -> dict[str, int]:

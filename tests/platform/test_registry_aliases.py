@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sonoloop.platform import registry
-from sonoloop.platform.errors import ConflictError
+from sonoloop.platform.errors import ConflictError, StorageError
 from sonoloop.platform.registry import Aliases
 from sonoloop.platform.workspace import Store
 
@@ -107,3 +107,28 @@ def test_of_many_who_change_at_once_one_does_and_only_its_change_is_kept(workspa
     (winner,) = won
     assert registry.read_aliases(workspace, NAME).champion == f"line/{winner}"
     assert [change.by for change in registry.alias_changes(workspace, NAME)] == ["sonoloop", str(winner)]
+
+
+@pytest.mark.parametrize("data", [b'{"champion": "line/1", "shadow": "line/2"}', b"{", b"[]"])
+def test_aliases_of_another_version_of_sonoloop_are_not_guessed_at_and_stay(
+    workspace: Store, data: bytes
+) -> None:
+    workspace.write_bytes(data, "models", NAME, "aliases.json")
+    for read in (registry.read_aliases, registry.resolve, registry.alias_changes):
+        with pytest.raises(StorageError, match=r"models/line/aliases\.json is not what this version"):
+            read(workspace, NAME)
+    with pytest.raises(StorageError):
+        registry.set_aliases(workspace, NAME, {"champion": "line/3"}, expected=Aliases())
+    assert workspace.read_bytes("models", NAME, "aliases.json") == data
+
+
+def test_a_change_of_another_version_of_sonoloop_is_named(workspace: Store) -> None:
+    workspace.write_bytes(b"{}", "models", NAME, "history", "20260101.json")
+    with pytest.raises(StorageError, match=r"history/20260101\.json"):
+        registry.alias_changes(workspace, NAME)
+
+
+def test_a_mark_of_retirement_of_another_version_of_sonoloop_is_named(workspace: Store) -> None:
+    workspace.write_bytes(b"{}", "models", NAME, "1", "retired.json")
+    with pytest.raises(StorageError, match=r"models/line/1/retired\.json"):
+        registry.read_retired(workspace, f"{NAME}/1")
