@@ -212,6 +212,11 @@ class ServeConfig(BaseModel):
         return self.max_replicas * self.ongoing_per_replica
 
     @property
+    def longest_answer_s(self) -> float:
+        """The longest time that any answer may take, a question's or a study's, seconds."""
+        return max(self.timeout_s, self.studies.timeout_s)
+
+    @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the door."""
         try:

@@ -125,7 +125,7 @@ def _application(settings: ServeSettings, version: str, num_replicas: int) -> An
             "runtime_env": {"env_vars": HEAPS},
         },
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
-        graceful_shutdown_timeout_s=config.timeout_s,  # a replica that is scaled away finishes its streams
+        graceful_shutdown_timeout_s=config.longest_answer_s,  # one that is scaled away finishes its streams
         max_constructor_retry_count=LOAD_ATTEMPTS,
     )
     workspace = store_of(settings.workspace, settings.s3)

@@ -58,7 +58,7 @@ def http_options(config: ServeConfig) -> dict[str, Any]:
         "port": config.port,
         "keep_alive_timeout_s": KEEP_ALIVE_S,
         # behind our own time-outs, which have better words
-        "request_timeout_s": config.body_timeout_s + config.timeout_s + 10,
+        "request_timeout_s": config.body_timeout_s + config.longest_answer_s + 10,
     }
     if config.tls_certificate is not None:
         options |= {"ssl_certfile": config.tls_certificate, "ssl_keyfile": config.tls_key}
