@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from sonoloop.platform import registry
@@ -51,7 +53,17 @@ class Keeper:
         workspace = store_of(settings.workspace, settings.s3)
         version = registry.resolve(workspace, settings.model.name, "champion")
         versions.start_version(settings, version, num_replicas=settings.serve.min_replicas)
-        threading.Thread(target=_follow, args=(settings, version), daemon=True).start()
+        self._following = threading.Thread(target=_follow, args=(settings, version), daemon=True)
+        self._following.start()
+
+    def check_health(self) -> None:
+        """Serve asks every few seconds, and replaces a keeper that keeps raising.
+
+        Raises:
+            ServiceError: nobody follows the champion any more.
+        """
+        if not self._following.is_alive():
+            raise ServiceError("nobody follows the champion any more; the log of this replica says why")
 
 
 def keeper(arguments: dict[str, str]) -> Any:
@@ -89,9 +101,19 @@ def _is_up(found: Any) -> bool:
     return any(status.status is ApplicationStatus.RUNNING for status in found)
 
 
+def _is_door_open() -> bool:
+    """Whether the door is up; not where Serve does not tell."""
+    try:
+        door = serve.status().applications.get(gateway.APPLICATION)
+    except (RayError, RayServeException, TimeoutError) as err:
+        logger.warning("Serve does not tell how the door is (%s)", type(err).__name__)
+        return False
+    return door is not None and _is_up([door])
+
+
 def _follow(settings: ServeSettings, version: str) -> None:
     """Follow the champion once the door is open."""
-    while not _is_up(filter(None, [serve.status().applications.get(gateway.APPLICATION)])):
+    while not _is_door_open():
         time.sleep(LOOK_EVERY_S)
     rolling = Rolling(settings, version)
     while True:

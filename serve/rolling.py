@@ -46,6 +46,7 @@ class Rolling:
         self._trouble: str | None = None
         self._pause_s, self._again_at = FIRST_PAUSE_S, 0.0
         self._replaced_at: dict[str, float] = {}
+        self._knows_others = False
 
     def look(self) -> str | None:
         """Compare, change and tidy up; gives the version that answers from now on, where it changed.
@@ -54,6 +55,7 @@ class Rolling:
         """
         before = self._serving
         try:
+            self._take_over()
             self._follow()
             self._tidy()
             self._trouble = None
@@ -62,6 +64,13 @@ class Rolling:
                 logger.warning("%s goes on serving; the champion is not known: %s", self._serving, trouble)
             self._trouble = trouble
         return self._serving if self._serving != before else None
+
+    def _take_over(self) -> None:
+        """Once: versions that somebody left who followed before, and who is lost, count as replaced now."""
+        if not self._knows_others:
+            now = time.monotonic()
+            self._replaced_at = {other: now for other in versions.applications() if other != self._serving}
+            self._knows_others = True
 
     def _follow(self) -> None:
         wanted = registry.resolve(self._workspace, self._settings.model.name, "champion")
@@ -95,7 +104,7 @@ class Rolling:
         busy: dict[str, int] = self._door.switch.remote(self._serving, self._failed).result(
             timeout_s=DOOR_ANSWERS_WITHIN_S
         )
-        now, longest_s = time.monotonic(), SETTLE_S + self._settings.serve.timeout_s
+        now, longest_s = time.monotonic(), SETTLE_S + self._settings.serve.longest_answer_s
         for version, replaced_at in list(self._replaced_at.items()):
             stayed_s = now - replaced_at
             if stayed_s > longest_s or (stayed_s > SETTLE_S and version not in busy):
