@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -27,7 +27,7 @@ from sonoloop.platform.tasks import control_cases
 from sonoloop.platform.watch_hint import write_hint
 from sonoloop.platform.workspace import store_of
 from sonoloop.serve.config import DraftsConfig, ServeSettings
-from sonoloop.serve.drafts.calibrators import calibrator_of
+from sonoloop.serve.drafts.calibrators import Calibrators
 from sonoloop.serve.drafts.case import DraftCase
 from sonoloop.serve.labelstudio.cases import TaskRefusedError, case_of
 from sonoloop.serve.labelstudio.delivery import deliver
@@ -69,8 +69,8 @@ class Backend:
         self._workspace = store_of(settings.workspace, settings.s3)
         self._serving = serving
         self._prompt_version = draft_recipe(settings.serve.engine.language).id
-        calibrator = lru_cache(maxsize=4)(partial(calibrator_of, self._workspace))
-        calibrator(serving(), self._prompt_version)  # whether the workspace answers
+        calibrators = Calibrators(self._workspace)
+        calibrators.read(serving(), self._prompt_version)  # whether the workspace answers
         self._read_body = read_body
         self._hinted_at = -HINT_EVERY_S
         self._controls: frozenset[str] = frozenset()
@@ -80,7 +80,7 @@ class Backend:
             draft=draft,
             prediction_of=lambda draft: prediction_of(
                 draft,
-                score=case_confidence(draft, calibrator(draft.model_version, draft.prompt_version)),
+                score=case_confidence(draft, calibrators.of(draft.model_version, draft.prompt_version)),
                 page=configured_page(settings.labelstudio),
             ),
             deliver=partial(deliver, settings.labelstudio),
