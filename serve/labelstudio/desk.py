@@ -61,7 +61,8 @@ class Hands:
     Attributes:
         case_of: The case of a task; raises `TaskRefusedError`.
         draft: Draft some cases; raises `ApiError` where the model was lost.
-        prediction_of: What shows a draft. Blocks; raises `ValueError` where it does not fit the page.
+        prediction_of: What shows a draft. Blocks; raises `ValueError` where it does not fit the page, and
+            `SonoloopError` where something that it takes does not answer.
         deliver: Bring drafts to a project. Blocks; returns how many were new; raises `SonoloopError`.
     """
 
@@ -85,7 +86,7 @@ class Desk:
         self._config, self._hands = config, hands
         self._turns = asyncio.Semaphore(num_replicas)
         self._delivery = asyncio.Lock()  # one at a time: where Label Studio is away, it holds one thread only
-        self._on_desk: set[int] = set()
+        self._on_desk: dict[int, Sheet] = {}  # by the task's id: who may take it off again
         self._under_way: set[asyncio.Task[None]] = set()
         self.counts: Counter[str] = Counter()
 
@@ -123,8 +124,8 @@ class Desk:
             return Sheet(task, "asked-before")
         if len(self._on_desk) >= self._config.max_waiting:
             return Sheet(task, "no-room")
-        self._on_desk.add(task.id)
-        return Sheet(task, case=case)
+        sheet = self._on_desk[task.id] = Sheet(task, case=case)
+        return sheet
 
     async def _work(self, call: _Call) -> None:
         begin = time.monotonic()
@@ -179,17 +180,20 @@ class Desk:
             return "drafted", self._hands.prediction_of(record)
         except ValueError as err:  # names the case and the control, never what was written
             logger.warning("%s", err)
-            return "failed", None
+        except SonoloopError as err:  # costs this task alone
+            logger.warning("a draft cannot be shown (%s)", type(err).__name__)
+        return "failed", None
 
     def _hand_over(self, call: _Call, sheets: list[Sheet]) -> None:
         """Deliver what is drafted of these in the background."""
-        drafted = [(sheet.task, sheet.prediction) for sheet in sheets if sheet.prediction is not None]
+        drafted = [sheet for sheet in sheets if sheet.prediction is not None]
         if drafted and not call.request.is_interactive:
             self._start(self._deliver(call.request.project_id, drafted))
         self._release(call, [sheet for sheet in sheets if sheet.prediction is None])
 
-    async def _deliver(self, project_id: int, drafted: list[tuple[SentTask, Prediction]]) -> None:
-        ids, after_s = [task.id for task, _ in drafted], STORED_AFTER_S
+    async def _deliver(self, project_id: int, sheets: list[Sheet]) -> None:
+        drafted = [(sheet.task, sheet.prediction) for sheet in sheets if sheet.prediction is not None]
+        after_s = STORED_AFTER_S
         try:
             async with self._delivery:
                 num_new = await asyncio.to_thread(self._hands.deliver, project_id, drafted)
@@ -198,15 +202,20 @@ class Desk:
             after_s = 0.0
             self.counts["undelivered"] += len(drafted)
             logger.error("%d drafts did not reach Label Studio: %s; ask for them again", len(drafted), err)
-        self._take_off(ids, after_s)
+        self._take_off(sheets, after_s)
 
     def _release(self, call: _Call, sheets: list[Sheet], *, after_s: float = 0.0) -> None:
         """Take the sheets that are done off the desk, where those of the page never were."""
         if not call.request.is_interactive:
-            self._take_off([sheet.task.id for sheet in sheets if sheet.status != "waiting"], after_s)
+            self._take_off([sheet for sheet in sheets if sheet.status != "waiting"], after_s)
 
-    def _take_off(self, ids: list[int], after_s: float) -> None:
-        asyncio.get_running_loop().call_later(after_s, self._on_desk.difference_update, ids)
+    def _take_off(self, sheets: list[Sheet], after_s: float) -> None:
+        def take_off() -> None:
+            for sheet in sheets:
+                if self._on_desk.get(sheet.task.id) is sheet:  # a later call may have taken the task again
+                    del self._on_desk[sheet.task.id]
+
+        asyncio.get_running_loop().call_later(after_s, take_off)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

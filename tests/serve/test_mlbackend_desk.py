@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sonoloop.platform.errors import Reason, ServiceError
+from sonoloop.platform.errors import Reason, ServiceError, StorageError
 from sonoloop.platform.labelstudio.predictions import Prediction
 from sonoloop.platform.records import DraftRecord
 from sonoloop.serve.config import DraftsConfig
@@ -35,6 +35,7 @@ class World:
         self.is_broken = False
         self.rejected: set[str] = set()
         self.unfit: set[str] = set()
+        self.unreadable: set[str] = set()
         self.is_down = False
         self.drafted: list[str] = []
         self.stored: Counter[int] = Counter()
@@ -73,6 +74,8 @@ class World:
     def prediction_of(self, draft: DraftRecord) -> Prediction:
         if draft.case_id in self.unfit:
             raise ValueError("the prediction does not fit the page in: organ")
+        if draft.case_id in self.unreadable:
+            raise StorageError("s3://bucket does not answer")
         return {"model_version": "nano/1@p", "score": 0.5, "result": []}
 
     def deliver(self, project_id: int, drafted: Sequence[tuple[SentTask, Prediction]]) -> int:
@@ -197,6 +200,7 @@ def test_the_page_gets_a_fresh_draft_that_is_never_delivered(monkeypatch: pytest
         await asyncio.sleep(0.01)
         assert await world.ask(1, context={"result": []}) == ["waiting"]  # the model was busy for too long
         assert await batch == ["drafted"]
+        await world.settled()
         assert await world.ask(1, context={"result": []}) == ["drafted"]
         await world.settled()
         assert world.stored == Counter([1])
@@ -218,6 +222,22 @@ def test_a_case_without_a_draft_says_why_and_may_be_asked_for_again() -> None:
     run(main())
 
 
+def test_a_storage_that_does_not_answer_costs_one_task_and_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        world = World()
+        world.unreadable = {"c1"}
+        assert await world.ask(*range(6)) == ["drafted", "failed", *["drafted"] * 4]
+        await asyncio.sleep(0.1)
+        world.unreadable = set()
+        assert await world.ask(1) == ["drafted"]
+
+    run(main())
+    assert "a draft cannot be shown (StorageError)" in caplog.text
+    assert "s3://" not in caplog.text
+
+
 @pytest.mark.parametrize(("lost", "status"), [(2, "drafted"), (3, "failed")])
 def test_a_lost_replica_is_waited_for_but_not_for_ever(lost: int, status: str) -> None:
     async def main() -> None:
@@ -237,6 +257,22 @@ def test_an_error_that_nobody_thought_of_leaves_no_task_on_the_desk(budget_s: fl
         await world.settled()
         await asyncio.sleep(0.1)
         assert world.desk.num_tasks == 0
+
+    run(main())
+
+
+def test_a_call_that_failed_does_not_let_go_of_a_task_that_another_has_taken_since() -> None:
+    async def main() -> None:
+        world = World()
+        world.is_broken = True
+        assert await world.ask(1) == ["failed"]
+        await asyncio.sleep(0.01)
+        world.is_broken, world.chunk_s = False, 1.0
+        second = asyncio.create_task(world.ask(1))
+        await asyncio.sleep(0.15)  # longer than a stored task stays
+        assert await world.ask(1) == ["asked-before"]
+        assert await second == ["drafted"]
+        assert world.drafted == ["c1"]
 
     run(main())
 
