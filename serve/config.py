@@ -45,7 +45,9 @@ class DraftsConfig(BaseModel):
         "Questions and studies wait for no chunk: all share the model's steps",
     )
     max_waiting: int = Field(
-        default=5000, ge=1, description="tasks that may wait; further ones are sent away"
+        default=5000,
+        ge=1,
+        description="tasks that may wait, and tasks that open pages may ask for; further ones are sent away",
     )
 
 

@@ -87,6 +87,7 @@ class Desk:
         self._turns = asyncio.Semaphore(num_replicas)
         self._delivery = asyncio.Lock()  # one at a time: where Label Studio is away, it holds one thread only
         self._on_desk: dict[int, Sheet] = {}  # by the task's id: who may take it off again
+        self._for_page: set[Sheet] = set()
         self._under_way: set[asyncio.Task[None]] = set()
         self.counts: Counter[str] = Counter()
 
@@ -118,13 +119,16 @@ class Desk:
             case = self._hands.case_of(task)
         except TaskRefusedError as err:
             return Sheet(task, err.status)
-        if request.is_interactive:  # a fresh draft, which nobody stores
-            return Sheet(task, case=case)
-        if task.id in self._on_desk:
+        if not request.is_interactive and task.id in self._on_desk:
             return Sheet(task, "asked-before")
-        if len(self._on_desk) >= self._config.max_waiting:
+        # Counted apart: a long selection does not keep a reader's page empty.
+        if len(self._for_page if request.is_interactive else self._on_desk) >= self._config.max_waiting:
             return Sheet(task, "no-room")
-        sheet = self._on_desk[task.id] = Sheet(task, case=case)
+        sheet = Sheet(task, case=case)
+        if request.is_interactive:  # a fresh draft, which nobody stores
+            self._for_page.add(sheet)
+        else:
+            self._on_desk[task.id] = sheet
         return sheet
 
     async def _work(self, call: _Call) -> None:
@@ -134,6 +138,7 @@ class Desk:
         except Exception as err:  # the boundary: no task stays on the desk for ever
             logger.error("drafting failed with %s", type(err).__name__)
             self._give_up(call)
+        self._for_page.difference_update(call.sheets)
         counts = Counter(str(sheet.status) for sheet in call.sheets)
         self.counts.update(counts)
         logger.info("drafts for Label Studio: %s, %.1f s", dict(counts), time.monotonic() - begin)

@@ -277,6 +277,22 @@ def test_a_call_that_failed_does_not_let_go_of_a_task_that_another_has_taken_sin
     run(main())
 
 
+def test_the_page_may_ask_for_as_many_tasks_as_may_wait_beside_those_that_do() -> None:
+    async def main() -> None:
+        world = World(chunk_s=0.1, max_waiting=5)
+        selection = asyncio.create_task(world.ask(*range(5)))
+        await asyncio.sleep(0.01)
+        first, second = await asyncio.gather(
+            world.ask(*range(4), context={}), world.ask(*range(4), context={})
+        )
+        assert first == ["drafted"] * 4
+        assert second == ["drafted", *["no-room"] * 3]
+        assert await selection == ["drafted"] * 5
+        assert await world.ask(*range(4), context={}) == ["drafted"] * 4
+
+    run(main())
+
+
 def test_more_tasks_than_may_wait_are_sent_away() -> None:
     async def main() -> None:
         world = World(max_waiting=5)
