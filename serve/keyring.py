@@ -92,7 +92,11 @@ class Keyring:
         try:
             yield bill
         finally:
-            self._meters.setdefault(record.name, Meter.of(record)).spend(bill.tokens)
+            self.charge(record, bill.tokens)
+
+    def charge(self, record: KeyRecord, tokens: int) -> None:
+        """Charge tokens to a key, also where its answer has left already."""
+        self._meters.setdefault(record.name, Meter.of(record)).spend(tokens)
 
     async def _record_of(self, key: str | None) -> KeyRecord | None:
         if key is None:

@@ -29,6 +29,7 @@ from sonoloop.platform.workspace import store_of
 from sonoloop.serve.config import DraftsConfig, ServeSettings
 from sonoloop.serve.drafts.calibrators import Calibrators
 from sonoloop.serve.drafts.case import DraftCase
+from sonoloop.serve.keyring import Keyring
 from sonoloop.serve.labelstudio.cases import TaskRefusedError, case_of
 from sonoloop.serve.labelstudio.delivery import deliver
 from sonoloop.serve.labelstudio.desk import Desk, Hands
@@ -126,7 +127,8 @@ class Backend:
         """Drafts for the tasks of a call, as many as there is time for."""
         asked = await asyncio.to_thread(PredictRequest.parse, await self._read_body(request))
         await asyncio.to_thread(self._read_controls)
-        sheets = await self._desk.predict(asked)
+        keyring: Keyring = request.app.state.keyring
+        sheets = await self._desk.predict(asked, partial(keyring.charge, request.state.key))
         blank: Prediction = {"model_version": self.version_name, "score": None, "result": []}
         without: Prediction | list[Prediction] = blank if asked.is_interactive else []
         answer = PredictAnswer(

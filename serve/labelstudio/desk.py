@@ -51,6 +51,7 @@ class _Call:
 
     request: PredictRequest
     sheets: list[Sheet]
+    charge: Callable[[int], None]
     is_answered: bool = False
 
 
@@ -96,13 +97,18 @@ class Desk:
         """Tasks on the desk."""
         return len(self._on_desk)
 
-    async def predict(self, request: PredictRequest) -> list[Sheet]:
+    async def predict(self, request: PredictRequest, charge: Callable[[int], None]) -> list[Sheet]:
         """A sheet for every task, in order, within ``budget_s``; the ones that wait are delivered later.
 
-        The sheets are copies: what follows does not change them.
+        Args:
+            request: The tasks.
+            charge: Takes the tokens of each chunk once it is drafted, also after the answer.
+
+        Returns:
+            Copies: what follows does not change them.
         """
         sheets = [self._take(task, request) for task in request.tasks]
-        call = _Call(request, [sheet for sheet in sheets if sheet.status == "waiting"])
+        call = _Call(request, [sheet for sheet in sheets if sheet.status == "waiting"], charge)
         work = self._start(self._work(call))
         try:
             await asyncio.wait({work}, timeout=self._config.budget_s)
@@ -149,7 +155,7 @@ class Desk:
             if call.is_answered and call.request.is_interactive:
                 return
             chunk = call.sheets[start : start + size]
-            await self._fill(chunk)
+            await self._fill(call, chunk)
             if call.is_answered:
                 self._hand_over(call, chunk)
 
@@ -159,9 +165,10 @@ class Desk:
             sheet.status = "failed"
         self._release(call, waiting)
 
-    async def _fill(self, chunk: list[Sheet]) -> None:
+    async def _fill(self, call: _Call, chunk: list[Sheet]) -> None:
         """Draft a chunk; every sheet has a prediction or the reason why not."""
         records = await self._drafted([sheet.case for sheet in chunk if sheet.case is not None])
+        call.charge(sum(record.num_tokens or 0 for record in records if record is not None))
         found = await asyncio.to_thread(lambda: [self._shown(record) for record in records])
         for sheet, (status, prediction) in zip(chunk, found, strict=True):
             sheet.status, sheet.prediction = status, prediction

@@ -36,6 +36,7 @@ class World:
         self.rejected: set[str] = set()
         self.unfit: set[str] = set()
         self.unreadable: set[str] = set()
+        self.charged: list[int] = []
         self.is_down = False
         self.drafted: list[str] = []
         self.stored: Counter[int] = Counter()
@@ -69,6 +70,7 @@ class World:
             config_hash="h",
             status="rejected" if rejected else "draft",
             reason=Reason.IMAGE_MISSING if rejected else None,
+            num_tokens=None if rejected else 100,
         )
 
     def prediction_of(self, draft: DraftRecord) -> Prediction:
@@ -90,7 +92,7 @@ class World:
         """Ask as Label Studio does, which stores what the answer holds; gives the statuses."""
         tasks = [{"id": number, "data": {"case_id": f"c{number}"}} for number in ids]
         body = {"project": "7.1", "tasks": tasks, "params": {"context": context}}
-        sheets = await self.desk.predict(PredictRequest.model_validate(body))
+        sheets = await self.desk.predict(PredictRequest.model_validate(body), self.charged.append)
         assert [sheet.task.id for sheet in sheets] == list(ids)
         assert all((sheet.prediction is not None) == (sheet.status == "drafted") for sheet in sheets)
         if context is None:
@@ -215,7 +217,9 @@ def test_a_case_without_a_draft_says_why_and_may_be_asked_for_again() -> None:
         world.rejected, world.unfit = {"c1"}, {"c2"}
         assert await world.ask(0, 1, 2) == ["drafted", "image-missing", "failed"]
         refused = PredictRequest.model_validate({"project": "7", "tasks": [{"id": 5, "data": {}}]})
-        assert [sheet.status for sheet in await world.desk.predict(refused)] == ["not-a-case"]
+        sheets = await world.desk.predict(refused, world.charged.append)
+        assert [sheet.status for sheet in sheets] == ["not-a-case"]
+        assert world.charged == [200]
         await asyncio.sleep(0.1)
         assert world.desk.num_tasks == 0
 
@@ -273,6 +277,17 @@ def test_a_call_that_failed_does_not_let_go_of_a_task_that_another_has_taken_sin
         assert await world.ask(1) == ["asked-before"]
         assert await second == ["drafted"]
         assert world.drafted == ["c1"]
+
+    run(main())
+
+
+def test_what_is_drafted_is_charged_chunk_by_chunk_also_after_the_answer() -> None:
+    async def main() -> None:
+        world = World(chunk_s=0.2, budget_s=0.05)
+        assert await world.ask(*range(10)) == ["waiting"] * 10
+        assert world.charged == []
+        await world.settled()
+        assert world.charged == [400, 400, 200]
 
     run(main())
 

@@ -1,4 +1,4 @@
-"""The ML backend over a model that drafts at once: scores are as calibrated now."""
+"""The ML backend over a model that drafts at once: scores are as calibrated now, and keys are charged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sonoloop.serve.app import Api
 from sonoloop.serve.config import DraftsConfig, ServeConfig, ServeSettings
 from sonoloop.serve.drafts import calibrators
 from sonoloop.serve.drafts.case import DraftCase
-from sonoloop.serve.keys import key_digest
+from sonoloop.serve.keys import Scope, add_key, key_digest
 from sonoloop.serve.labelstudio.backend import Backend
 from sonoloop.serve.reading import read_body
 
@@ -136,3 +136,13 @@ def test_a_workspace_that_does_not_answer_costs_no_draft_and_keeps_the_last_scor
     assert "s3://" not in caplog.text
     refitted = fit(workspace, 1.0)
     assert score(door, workspace) == refitted
+
+
+def test_a_key_is_charged_for_its_drafts(door: Callable[..., httpx.Response], workspace: Store) -> None:
+    _, key = add_key(workspace, "ward-3", [Scope.DRAFTS], tokens_per_minute=1000)
+    _, other = add_key(workspace, "ward-4", [Scope.DRAFTS], tokens_per_minute=1000)
+    answer = door("POST", "/predict", key, asked(workspace, 3))
+    assert [status["status"] for status in answer.json()["statuses"]] == ["drafted"] * 3
+    refused = door("GET", "/versions", key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert door("GET", "/versions", other).headers["x-ratelimit-remaining-tokens"] == "1000"
