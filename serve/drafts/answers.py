@@ -35,7 +35,9 @@ class ShownFrame(_Part):
     height: int = Field(description="pixels")
     is_cropped: bool = Field(description="black outside the ultrasound regions that the header declares")
     masks: tuple[MaskedBox, ...] = Field(description="blackened rectangles, pixels, both ends inside")
-    image: str | None = Field(description="data URI or address of the PNG; null where none was wanted")
+    image: str | None = Field(
+        description="data URI or address of the PNG; null where none was wanted, or none is kept"
+    )
 
 
 class Warned(_Part):

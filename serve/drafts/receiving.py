@@ -34,7 +34,7 @@ class Wishes(BaseModel):
     keep: bool = Field(default=False, description="write case, frames and draft into the workspace")
     images: Literal["inline", "links", "none"] = Field(
         default="inline",
-        description="frames as data URIs, as addresses (only of what is kept), or not at all",
+        description="frames as data URIs, as addresses (null until and unless they are kept), or not at all",
     )
     organ: Organ | None = Field(
         default=None, description="the organ that the model is told, whatever the files say"

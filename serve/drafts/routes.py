@@ -169,7 +169,7 @@ class Drafts:
                 process, study, images = await inside.enter_async_context(self._readers.studied(files))
                 del files
                 _refuse_empty(study)
-                yield frames_answer(study, images, wishes.images)
+                yield frames_answer(study, images, "inline" if wishes.images == "inline" else "none")
                 bill = inside.enter_context(door.keyring.charged(request.state.key))
                 written = self._written(study, images, wishes, process, bill)
                 await inside.enter_async_context(aclosing(written))
@@ -188,8 +188,8 @@ class Drafts:
         wishes: Wishes,
         process: StudyProcess,
         bill: Bill,
-    ) -> AsyncGenerator[str | _Done, None]:
-        """Pieces of the report, then the draft.
+    ) -> AsyncGenerator[_Event, None]:
+        """Pieces of the report, the frames once more where they have got addresses, then the draft.
 
         Raises:
             RejectedError: the model wrote none.
@@ -205,7 +205,10 @@ class Drafts:
                 bill.tokens = draft.num_tokens or bill.tokens
                 if draft.reason is not None:
                     raise RejectedError(Reason(draft.reason), draft.detail or "")
-                yield _Done(study, draft, await self._answer(study, images, event, wishes), process)
+                answer = await self._answer(study, images, event, wishes)
+                if wishes.images == "links" and answer.kept is not None and answer.kept.draft != "not kept":
+                    yield frames_answer(study, images, "links")
+                yield _Done(study, draft, answer, process)
 
     async def _answer(
         self, study: StudyRead, images: list[bytes], drafted: DraftedCase, wishes: Wishes

@@ -225,6 +225,29 @@ def test_a_study_in_which_somebody_saw_patient_data_is_not_kept_again(keeping: S
     assert not any(workspace.exists(image.image_key) for image in case.images)
 
 
+def test_frames_are_given_addresses_once_they_are_kept_and_none_where_they_are_not(
+    keeping: ServeSettings,
+) -> None:
+    wishes = {"keep": True, "images": "links"}
+    told = events(post(keeping, *phantom_study(), stream=True, **wishes))
+    first, again = (data for name, data in told if name == "frames")
+    assert [name for name, _ in told][-3:] == ["frames", "entities", "done"]
+    assert [frame["image"] for frame in first["frames"]] == [None, None]
+    assert all(Path(keeping.workspace, image_key(frame)).exists() for frame in again["frames"])
+    less = events(post(keeping, phantom_study()[0], stream=True, **wishes))
+    assert less[-1][1]["kept"]["draft"] == "not kept"
+    assert [[frame["image"] for frame in data["frames"]] for name, data in less if name == "frames"] == [
+        [None]
+    ]
+    whole = post(keeping, phantom_study()[0], **wishes).json()
+    assert [frame["image"] for frame in whole["frames"]] == [None]
+
+
+def image_key(frame: dict[str, Any]) -> str:
+    name = frame["image"].rpartition("/")[2]
+    return f"images/{name[:2]}/{name}"
+
+
 def test_what_cannot_be_shown_clean_is_refused_and_not_kept(keeping: ServeSettings) -> None:
     named = png(plant(speckle_field(), "ZIMMERMANN ADELHEID 17.05.1949", (40, 40), size=18))
     for query in ({}, {"stream": True}, {"keep": True}):
