@@ -29,8 +29,13 @@ const PLAIN = {
   "context_length_exceeded": "The conversation has become too long. Draft the study again to start a new one.",
 };
 
-/** A failure as the page tells it. */
-export class Failure extends Error {}
+/** A failure as the page tells it, with the server's code where it gave one. */
+export class Failure extends Error {
+  constructor(message, code = null) {
+    super(message);
+    this.code = code;
+  }
+}
 
 /** The key of this tab, or null. */
 export const key = {
@@ -38,6 +43,10 @@ export const key = {
   set: (value) => sessionStorage.setItem(KEY, value),
   forget: () => sessionStorage.removeItem(KEY),
 };
+
+function failure(error) {
+  return new Failure(sentence(error), error?.code);
+}
 
 function sentence(error) {
   const plain = PLAIN[error?.code];
@@ -57,7 +66,7 @@ export async function send(path, options = {}) {
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  throw new Failure(sentence(body?.error));
+  throw failure(body?.error);
 }
 
 /** The server-sent events of a response, as [name, data]. */
@@ -77,7 +86,7 @@ export async function* events(response) {
       const data = field("data");
       if (data === "" || data === "[DONE]") continue;
       const parsed = JSON.parse(data);
-      if (parsed.error) throw new Failure(sentence(parsed.error));
+      if (parsed.error) throw failure(parsed.error);
       yield [field("event"), parsed];
     }
   }

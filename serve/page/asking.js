@@ -6,6 +6,19 @@ const at = (id) => document.getElementById(id);
 
 let model = "";
 let turns = [];
+let running = null;
+
+/** Offer questions, or say that this key opens none. */
+export function allowQuestions(isAllowed) {
+  at("ask-form").hidden = !isAllowed;
+  at("ask-refused").hidden = isAllowed;
+}
+
+/** End the conversation; a question under way is given up. */
+export function endTalk() {
+  running?.abort();
+  at("ask-part").hidden = true;
+}
 
 /** Begin a conversation about a draft. */
 export function beginTalk(draft, pictures) {
@@ -33,7 +46,7 @@ function say(who, className, text) {
   return line;
 }
 
-async function ask(question) {
+async function ask(question, signal) {
   say("You", "asked", question);
   const line = say("Model", "answered", "");
   line.setAttribute("aria-busy", "true");
@@ -42,12 +55,13 @@ async function ask(question) {
   try {
     const body = JSON.stringify({ model, messages: asked, stream: true });
     const headers = { "Content-Type": "application/json" };
-    const response = await send("/v1/chat/completions", { method: "POST", headers, body });
+    const response = await send("/v1/chat/completions", { method: "POST", headers, body, signal });
     for await (const [, chunk] of events(response)) {
       const piece = chunk.choices[0]?.delta.content ?? "";
       answer += piece;
       line.append(piece);
     }
+    signal.throwIfAborted();
     turns = [...asked, { role: "assistant", content: answer }];
   } catch (error) {
     if (!answer) line.remove();
@@ -63,11 +77,12 @@ at("ask-form").addEventListener("submit", async (event) => {
   if (!question) return;
   at("ask").disabled = true;
   at("ask-error").textContent = "";
+  running = new AbortController();
   try {
-    await ask(question);
+    await ask(question, running.signal);
     at("question").value = "";
   } catch (error) {
-    at("ask-error").textContent = error.message;
+    if (error.name !== "AbortError") at("ask-error").textContent = error.message;
   }
   at("ask").disabled = false;
   at("question").focus();

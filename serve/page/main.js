@@ -1,7 +1,7 @@
 // The page's order of events: a key, a study, its draft, and what one may do with it.
 
 import { events, Failure, key, send } from "/page/api.js";
-import { beginTalk } from "/page/asking.js";
+import { allowQuestions, beginTalk, endTalk } from "/page/asking.js";
 import { showExperts } from "/page/experts.js";
 import { pictures, showBoxes, showFrames } from "/page/frames.js";
 import { addPiece, beginReport, endReport, showEntities, showReport, showWarnings } from "/page/report.js";
@@ -9,21 +9,26 @@ import { addPiece, beginReport, endReport, showEntities, showReport, showWarning
 const at = (id) => document.getElementById(id);
 
 let files = [];
+let shown = null; // the files and the organ of the result, whatever is chosen since
 let running = null;
 
 // --- the key ---
 
 async function useKey(value) {
   key.set(value);
+  at("model").hidden = true;
+  at("key-status").textContent = "";
+  let code = null;
   try {
     const { data } = await (await send("/v1/models")).json();
     at("model").textContent = `Model ${data[0].id}`;
     at("model").hidden = false;
-    at("key-status").textContent = "";
   } catch (error) {
-    key.forget();
-    at("key-status").textContent = error.message;
+    code = error.code;
+    if (code === "invalid_api_key") key.forget();
+    if (code !== "insufficient_scope") at("key-status").textContent = error.message;
   }
+  allowQuestions(code !== "insufficient_scope");
   showKey();
 }
 
@@ -58,20 +63,18 @@ function choose(list) {
   at("study-error").textContent = "";
 }
 
-function body() {
+function post(study, wishes, signal) {
   const form = new FormData();
-  for (const file of files) form.append("files", file, "file");
-  return form;
-}
-
-function address(wishes) {
+  for (const file of study.files) form.append("files", file, "file");
   const query = new URLSearchParams(wishes);
-  if (at("organ").value) query.set("organ", at("organ").value);
-  return `/v1/drafts?${query}`;
+  if (study.organ) query.set("organ", study.organ);
+  return send(`/v1/drafts?${query}`, { method: "POST", body: form, signal });
 }
 
 function beginDraft() {
-  for (const id of ["result", "experts-part", "keep-part", "ask-part"]) at(id).hidden = true;
+  shown = { files, organ: at("organ").value };
+  endTalk();
+  for (const id of ["result", "experts-part", "keep-part"]) at(id).hidden = true;
   for (const id of ["study-error", "keep-error", "keep-status"]) at(id).textContent = "";
   at("study-status").textContent = "Reading the files and removing text from the pictures…";
   at("stop").hidden = false;
@@ -92,7 +95,7 @@ const SHOW = {
   frames(study) {
     at("result").hidden = false;
     showFrames(study.frames);
-    showWarnings(study.warnings, files.map((file) => file.name));
+    showWarnings(study.warnings, shown.files.map((file) => file.name));
     at("study-status").textContent = "The frames are clean. The model writes…";
   },
   report({ text }) {
@@ -116,8 +119,7 @@ async function draft() {
   beginDraft();
   running = new AbortController();
   try {
-    const options = { method: "POST", body: body(), signal: running.signal };
-    const response = await send(address({ stream: true }), options);
+    const response = await post(shown, { stream: true }, running.signal);
     for await (const [name, data] of events(response)) SHOW[name](data);
   } catch (error) {
     const stopped = error.name === "AbortError";
@@ -170,17 +172,21 @@ const KEPT = {
 // Marked as disabled rather than disabled, so that the keyboard stays where it is.
 at("keep").addEventListener("click", async () => {
   if (at("keep").ariaDisabled === "true") return;
+  const kept = shown;
   at("keep").ariaDisabled = "true";
   at("keep-error").textContent = "";
   at("keep-status").textContent = "Reading and drafting once more, to keep it…";
+  const said = { status: "", error: "" };
   try {
-    const response = await send(address({ keep: true, images: "none" }), { method: "POST", body: body() });
-    at("keep-status").textContent = KEPT[(await response.json()).kept.case];
+    const response = await post(kept, { keep: true, images: "none" });
+    said.status = KEPT[(await response.json()).kept.case];
   } catch (error) {
-    at("keep-status").textContent = "";
-    at("keep-error").textContent = error.message;
-    at("keep").ariaDisabled = null;
+    said.error = error.message;
   }
+  if (kept !== shown) return; // another study is shown, of which this says nothing
+  at("keep-status").textContent = said.status;
+  at("keep-error").textContent = said.error;
+  if (said.error) at("keep").ariaDisabled = null;
 });
 
 showKey();

@@ -94,4 +94,5 @@ def _made(settings: ServeSettings) -> FastAPI:
                 yield event
 
     rooms = [Drafts(settings, write).router, page_router]
-    return Api(settings.serve, "nano", fixed(VERSION, ask), key_digest(API_KEY), rooms).app()
+    workspace = Store(settings.workspace)
+    return Api(settings.serve, "nano", fixed(VERSION, ask), key_digest(API_KEY), rooms, workspace).app()

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import uvicorn
+from tests.dicom_files import speckle, ultrasound
 from tests.planted_text import plant, speckle_field
 from tests.serve.studies import API_KEY, VERSION, door, phantom_study, png, zipped
 
 from sonoloop.platform.tables import read_cases, read_drafts
 from sonoloop.platform.workspace import Store
 from sonoloop.serve.config import ServeConfig, ServeSettings, StudiesConfig
+from sonoloop.serve.keyring import REFRESH_S
+from sonoloop.serve.keys import Scope, add_key, revoke_key
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
@@ -96,22 +99,48 @@ def opened(browser: Browser, url: str) -> Iterator[Any]:
     assert complaints == []
 
 
-def unlock(page: Page) -> None:
-    page.get_by_label("Key of this server").fill(API_KEY)
+def use_key(page: Page, key: str) -> None:
+    page.get_by_label("Key of this server").fill(key)
     page.get_by_role("button", name="Use key").click()
+
+
+def unlock(page: Page) -> None:
+    use_key(page, API_KEY)
     page.get_by_text(f"Model {VERSION}").wait_for()
 
 
-def choose(page: Page, *files: bytes) -> None:
-    chosen = [{"name": f"{n}.dcm", "mimeType": "", "buffer": data} for n, data in enumerate(files)]
+def choose(page: Page, *files: bytes, name: str = "") -> None:
+    chosen = [{"name": f"{name}{n}.dcm", "mimeType": "", "buffer": data} for n, data in enumerate(files)]
     page.get_by_label("Choose the files of one study").set_input_files(chosen)
 
 
 def drafted(page: Page, *files: bytes) -> None:
     unlock(page)
     choose(page, *files)
+    draft(page)
+
+
+def draft(page: Page) -> None:
     page.get_by_role("button", name="Read and draft").click()
     page.get_by_text(f"Drafted by {VERSION}").wait_for()
+
+
+def kept_cases(settings: ServeSettings) -> set[str]:
+    return {case.case_id for case in read_cases(Store(settings.workspace))}
+
+
+def press_and_hold(page: Page, button: str, address: str) -> Route:
+    """Press a button, and hold back the request that it makes."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(address, hold, times=1)
+    page.get_by_role("button", name=button, exact=True).click()
+    while not held:
+        page.wait_for_timeout(10)
+    return held[0]
 
 
 def violations(page: Page) -> list[str]:
@@ -220,21 +249,56 @@ def test_a_question_about_the_frames_is_answered(opened: Any) -> None:
 
 
 def test_a_study_is_kept_for_label_studio_when_asked(opened: Any, settings: ServeSettings) -> None:
-    page = opened()
+    page, before = opened(), kept_cases(settings)
     drafted(page, zipped(*phantom_study()))
-    assert not Path(settings.workspace).exists()
+    assert kept_cases(settings) == before
     page.get_by_role("button", name="Keep for Label Studio").click()
     page.get_by_text("The next sonoloop push brings it").wait_for()
-    kept = Store(settings.workspace)
-    assert [draft.case_id for draft in read_drafts(kept)] == [case.case_id for case in read_cases(kept)]
+    assert len(kept_cases(settings) - before) == 1
+    assert {draft.case_id for draft in read_drafts(Store(settings.workspace))} == kept_cases(settings)
+
+
+def test_what_is_kept_is_what_is_shown_whatever_is_chosen_since(opened: Any, settings: ServeSettings) -> None:
+    page, before = opened(), kept_cases(settings)
+    unlock(page)
+    choose(page, b"no picture at all", ultrasound(speckle()), name="shown-")
+    page.get_by_label("Organ").select_option("thyroid")
+    request = press_and_hold(page, "Read and draft", "**/v1/drafts?*")
+    choose(page, png(speckle_field()), name="next-")
+    page.get_by_label("Organ").select_option("kidney")
+    request.continue_()
+    page.get_by_text(f"Drafted by {VERSION}").wait_for()
+    notes = page.locator("#warnings").inner_text()
+    assert "shown-0.dcm" in notes
+    assert "next-" not in notes
+    page.get_by_role("button", name="Keep for Label Studio").click()
+    page.get_by_text("The next sonoloop push brings it").wait_for()
+    (case_id,) = kept_cases(settings) - before
+    (kept,) = (draft for draft in read_drafts(Store(settings.workspace)) if draft.case_id == case_id)
+    assert kept.parsed_entities().organ == "thyroid"
+    (case,) = (case for case in read_cases(Store(settings.workspace)) if case.case_id == case_id)
+    assert case.scanner is not None, "pictures name no scanner"
+
+
+def test_a_new_draft_ends_what_was_asked_about_the_last_one(opened: Any) -> None:
+    page = opened()
+    drafted(page, *phantom_study())
+    page.get_by_label("Question", exact=True).fill("Is the margin circumscribed?")
+    press_and_hold(page, "Ask", "**/v1/chat/completions")
+    draft(page)
+    page.get_by_label("Question", exact=True).fill("Is there a shadow?")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        page.get_by_role("button", name="Ask", exact=True).click()
+    page.locator("#ask:enabled").wait_for()
+    assert len(asked.value.post_data_json["messages"]) == 3
+    assert page.locator("#talk p.asked").all_inner_texts() == ["You\nIs there a shadow?"]
 
 
 def test_errors_are_said_in_plain_words(opened: Any) -> None:
     page = opened(viewport={"width": 1280, "height": 900})
     page.get_by_role("button", name="Read and draft").click()
     assert page.locator("#study-error").inner_text() == "Enter the server's API key first."
-    page.get_by_label("Key of this server").fill("a wrong key of some length")
-    page.get_by_role("button", name="Use key").click()
+    use_key(page, "a wrong key of some length")
     page.get_by_text("The key is not this server's.").wait_for()
     unlock(page)
     choose(page, png(plant(speckle_field(), "ZIMMERMANN ADELHEID 17.05.1949", (40, 40), size=18)))
@@ -258,13 +322,50 @@ def test_files_can_be_dropped_and_the_key_stays_in_the_tab(opened: Any) -> None:
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": data})
     page.get_by_text("Ready to draft").wait_for()
-    page.get_by_role("button", name="Read and draft").click()
-    page.get_by_text(f"Drafted by {VERSION}").wait_for()
+    draft(page)
     stored = page.evaluate("[Object.values(sessionStorage), localStorage.length, document.cookie]")
     assert stored == [[API_KEY], 0, ""]
     page.reload()
     page.get_by_text(f"Model {VERSION}").wait_for()
     page.get_by_role("button", name="Forget key").click()
+    assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_a_key_for_drafts_only_drafts_and_is_offered_no_questions(
+    opened: Any, settings: ServeSettings
+) -> None:
+    _, key = add_key(Store(settings.workspace), "drafts-only", [Scope.DRAFTS])
+    page = opened(viewport={"width": 1280, "height": 900})
+    use_key(page, key)
+    page.get_by_text("A key is set for this browser tab").wait_for()
+    choose(page, *phantom_study())
+    draft(page)
+    assert page.locator("#model").is_hidden()
+    assert page.locator("#key-status").inner_text() == ""
+    assert page.get_by_label("Question", exact=True).is_hidden()
+    assert page.get_by_text("Questions need a key with the scope chat").is_visible()
+    assert violations(page) == []
+    shoot(page, "drafts-only")
+
+
+def test_a_key_is_forgotten_only_when_the_server_says_it_is_invalid(
+    opened: Any, settings: ServeSettings
+) -> None:
+    record, key = add_key(Store(settings.workspace), "revoked-later", [Scope.CHAT], requests_per_minute=1)
+    page = opened()
+    use_key(page, key)
+    page.get_by_text(f"Model {VERSION}").wait_for()
+    page.reload()
+    page.get_by_text("This key has asked for all it may for now").wait_for()
+    page.route("**/v1/models", lambda route: route.abort())
+    page.reload()
+    page.get_by_text("The server does not answer").wait_for()
+    assert page.evaluate("Object.values(sessionStorage)") == [key]
+    page.unroute("**/v1/models")
+    revoke_key(Store(settings.workspace), record.name)
+    time.sleep(2 * REFRESH_S)
+    page.reload()
+    page.get_by_text("The key is not this server's").wait_for()
     assert page.evaluate("sessionStorage.length") == 0
 
 
