@@ -214,7 +214,8 @@ class Desk:
             after_s = 0.0
             self.counts["undelivered"] += len(drafted)
             logger.error("%d drafts did not reach Label Studio: %s; ask for them again", len(drafted), err)
-        self._take_off(sheets, after_s)
+        finally:
+            self._take_off(sheets, after_s)
 
     def _release(self, call: _Call, sheets: list[Sheet], *, after_s: float = 0.0) -> None:
         """Take the sheets that are done off the desk, where those of the page never were."""

@@ -134,7 +134,7 @@ def test_what_there_is_time_for_is_answered_and_the_rest_follows_once() -> None:
 
 def test_a_task_that_is_under_way_is_not_drafted_again_for_a_second_asker() -> None:
     async def main() -> None:
-        world = World(chunk_s=0.2, budget_s=0.3)
+        world = World(chunk_s=0.6, budget_s=0.9)
         first, second = await asyncio.gather(world.ask(*range(12)), world.ask(*range(8, 14)))
         assert first == ["drafted"] * 4 + ["waiting"] * 8
         assert second == ["asked-before"] * 4 + ["waiting"] * 2
