@@ -21,9 +21,15 @@ _ROWS = 16
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this torch has the kernels for a device and dtype."""
+    """Whether this torch has the kernels for a device and dtype, and this CPU the instructions."""
     has_kernels = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and has_kernels
+    is_known = dtype is torch.float32 or (dtype is torch.bfloat16 and _computes_in_bf16())
+    return device.type == "cpu" and has_kernels and is_known
+
+
+def _computes_in_bf16() -> bool:
+    """Whether this CPU can: AVX-512 or AVX-NE-CONVERT."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _packed(weight: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def test_a_killed_driver_costs_the_units_of_the_last_seconds_and_no_more(
     make_units(Store(str(tmp_path)), num_units)
     driver = start(mib=0.1, seconds=1)
     until(lambda: any(tmp_path.glob("drafts/*/*.parquet")), driver)
-    begun = len(marks(tmp_path, "unit"))
+    begun, began_at = len(marks(tmp_path, "unit")), time.time_ns()
     until(lambda: len(marks(tmp_path, "unit")) >= begun + 15, driver)
     os.killpg(driver.pid, signal.SIGKILL)
     killed_at = time.time_ns()
@@ -110,7 +110,8 @@ def test_a_killed_driver_costs_the_units_of_the_last_seconds_and_no_more(
     times_drafted = Counter(int(unit) for unit, _, _ in marks(tmp_path, "unit"))
     assert sorted(times_drafted) == drafted_units(tmp_path) == list(range(num_units))
     redone = [unit for unit, times in times_drafted.items() if times > 1]
-    assert all(killed_at - first_drafted[unit] < LOST_S * 10**9 for unit in redone), redone
+    may_be_lost = max(LOST_S * 10**9, killed_at - began_at)  # a slow machine writes later, too
+    assert all(killed_at - first_drafted[unit] < may_be_lost for unit in redone), redone
 
 
 def until(condition: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:

@@ -40,6 +40,8 @@ def test_packed_weights_give_the_published_numbers(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("num_experts", "num_active"), [(1, 1), (4, 2), (8, 8)])
 def test_any_experts_may_be_packed(dtype: torch.dtype, num_experts: int, num_active: int) -> None:
+    if not can_pack(torch.device("cpu"), dtype):
+        pytest.skip(f"this CPU has no kernels for {dtype}")
     model = tiny_model(num_experts=num_experts, num_experts_per_tok=num_active).to(dtype)
     inputs = tiny_batch()
     expected, found = model(**inputs).logits, packed_copy(model)(**inputs).logits
@@ -57,6 +59,13 @@ def test_nothing_plain_is_left_and_the_router_stays() -> None:
     assert kinds.count(PackedExperts) == 2
     assert kinds.count(PackedLinear) > 20
     assert model.model.language_model.layers[0].moe.gate.weight.dtype is torch.float32
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_a_cpu_without_bfloat16_keeps_its_layers_for_it(can: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sonoloop.model.packed._computes_in_bf16", lambda: can)
+    assert can_pack(torch.device("cpu"), torch.float32)
+    assert can_pack(torch.device("cpu"), torch.bfloat16) is can
 
 
 def test_an_engine_on_cpu_is_packed() -> None:

@@ -43,7 +43,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> ServeSettings:
-    serve = ServeConfig(studies=StudiesConfig(max_bytes=4_000_000))
+    serve = ServeConfig(studies=StudiesConfig(max_bytes=4_000_000, timeout_s=600))
     return ServeSettings(workspace=str(tmp_path_factory.mktemp("page") / "ws"), serve=serve)
 
 
@@ -83,7 +83,7 @@ def opened(browser: Browser, url: str) -> Iterator[Any]:
         context = browser.new_context(**how)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(240_000)  # both cores may be busy with other tests
         page.on("pageerror", lambda err: complaints.append(str(err)))
         page.on("console", lambda said: complaints.append(said.text) if "Security" in said.text else None)
         page.on("request", lambda asked: None if own(asked.url) else complaints.append(asked.url))
