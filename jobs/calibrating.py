@@ -1,18 +1,13 @@
-"""Calibrators in the workspace: fitted on held-out reviews by `evaluate`, used by `push` and `status`."""
+"""Calibrators are fitted on held-out reviews by `evaluate`; `push`, `status` and serve read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import ValidationError
-
 from sonoloop.jobs.snapshot import SnapshotRow
-from sonoloop.model.calibration import CalibrationFigures, Calibrator, fit, judged_values, measure
-from sonoloop.platform.errors import StorageError
+from sonoloop.model.calibration import CalibrationFigures, fit, judged_values, measure, write_calibrator
 from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.workspace import Store
-
-_FILE = "calibration.json"
 
 
 def calibrate(
@@ -46,30 +41,5 @@ def calibrate(
         calibrator = fit(
             values, model_version=model_version, prompt_version=prompt_version, snapshot=snapshot
         )
-        workspace.write_bytes(calibrator.model_dump_json(indent=2).encode(), *_place(model_version))
+        write_calibrator(workspace, calibrator)
     return figures
-
-
-def read_calibrator(workspace: Store, model_version: str, prompt_version: str) -> Calibrator | None:
-    """The calibrator of a model's drafts; ``None`` where there is none for this prompt version.
-
-    Raises:
-        StorageError: the file is not one of this version of sonoloop.
-    """
-    try:
-        data = workspace.read_bytes(*_place(model_version))
-    except FileNotFoundError:
-        return None
-    try:
-        calibrator = Calibrator.model_validate_json(data)
-    except ValidationError as err:
-        raise StorageError(
-            f"models/{model_version}/{_FILE} is no calibrator of this version of sonoloop; remove it, or run "
-            "`sonoloop evaluate` while the model is champion or challenger"
-        ) from err
-    return calibrator if calibrator.prompt_version == prompt_version else None
-
-
-def _place(model_version: str) -> tuple[str, str, str, str]:
-    name, _, version = model_version.partition("/")
-    return ("models", name, version, _FILE)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 
-from sonoloop.jobs.calibrating import read_calibrator
 from sonoloop.jobs.claims import Claim
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.labelstudio import image_storage, open_project
@@ -22,6 +21,7 @@ from sonoloop.jobs.pushing.sending import Sender
 from sonoloop.jobs.pushing.showing import Showing
 from sonoloop.jobs.pushing.survey import Survey, look
 from sonoloop.jobs.runs import stage
+from sonoloop.model.calibration import read_calibrator
 from sonoloop.platform import registry
 from sonoloop.platform.duplicates import read_groups
 from sonoloop.platform.errors import NothingToDoError

@@ -14,7 +14,6 @@ import typer
 from pydantic import BaseModel
 
 from sonoloop.jobs.annotating.figures import Figures, RunProgress, RunSummary, now
-from sonoloop.jobs.calibrating import read_calibrator
 from sonoloop.jobs.confidence import case_confidences
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.drifting.report import newest_report
@@ -22,7 +21,7 @@ from sonoloop.jobs.gating.decision import read_decisions
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.jobs.progress import in_words
 from sonoloop.jobs.runs import Run, read_run, read_runs
-from sonoloop.model.calibration import Calibrator
+from sonoloop.model.calibration import Calibrator, read_calibrator
 from sonoloop.platform import registry
 from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.labelstudio.predictions import version_name

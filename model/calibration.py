@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sonoloop.model.scaling import Scaling, fit_scaling
+from sonoloop.platform import registry
+from sonoloop.platform.errors import StorageError
 from sonoloop.platform.lexicon import Entities, Organ
 from sonoloop.platform.records import DraftRecord, content_id
+from sonoloop.platform.workspace import Store
 
+_FILE = "calibration.json"
 NUM_BINS = 15
 """Bins of the calibration error. Source: arXiv:1706.04599, section 5."""
 MIN_VALUES = 50
@@ -55,6 +59,36 @@ class Calibrator(BaseModel):
     def __call__(self, organ: Organ, probability: float) -> float:
         """The calibrated probability of a value drafted for this organ."""
         return self.organs.get(organ, self.pooled)(probability)
+
+
+def read_calibrator(workspace: Store, model_version: str, prompt_version: str) -> Calibrator | None:
+    """The calibrator of a model's drafts; ``None`` where there is none for this prompt version.
+
+    Raises:
+        StorageError: the workspace does not answer, or the file is not one of this version of sonoloop.
+    """
+    try:
+        data = workspace.read_bytes(*registry.place_of(model_version), _FILE)
+    except FileNotFoundError:
+        return None
+    try:
+        calibrator = Calibrator.model_validate_json(data)
+    except ValidationError as err:
+        raise StorageError(
+            f"models/{model_version}/{_FILE} is no calibrator of this version of sonoloop; remove it, or run "
+            "`sonoloop evaluate` while the model is champion or challenger"
+        ) from err
+    return calibrator if calibrator.prompt_version == prompt_version else None
+
+
+def write_calibrator(workspace: Store, calibrator: Calibrator) -> None:
+    """Store it beside its model.
+
+    Raises:
+        StorageError: the workspace cannot be written.
+    """
+    place = (*registry.place_of(calibrator.model_version), _FILE)
+    workspace.write_bytes(calibrator.model_dump_json(indent=2).encode(), *place)
 
 
 class CalibrationFigures(BaseModel):

@@ -1,4 +1,4 @@
-"""Readings for tests: what a reader said of a case, in a line."""
+"""Readings for tests: what a reader was given and said of a case, in a line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from sonoloop.platform.lexicon import BY_ORGAN, LesionBox, Organ, entities_json, fields
 from sonoloop.platform.records import ReviewRecord, content_id
+from sonoloop.platform.tasks import Purpose, TaskRecord, write_tasks
 from sonoloop.platform.workspace import Store
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,3 +49,22 @@ def write_said(workspace: Store, *reviews: ReviewRecord) -> None:
     """Append them as a pull does."""
     name = content_id(*(review.review_id for review in reviews), length=16)
     workspace.write_table(ReviewRecord.table(list(reviews)), "reviews", f"{name}.parquet")
+
+
+def give_tasks(workspace: Store, purpose: Purpose, *case_ids: str, at: datetime = START) -> None:
+    """Tell the ledger of a task for each case, which went out without a draft."""
+    rows = [
+        TaskRecord(
+            project="p",
+            case_id=case_id,
+            task_id=None,
+            purpose=purpose,
+            strategy="random",
+            num_readers=1,
+            model_version=None,
+            state="sent",
+            written_at=at,
+        )
+        for case_id in case_ids
+    ]
+    write_tasks(workspace, rows)

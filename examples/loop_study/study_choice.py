@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sonoloop.jobs.calibrating import read_calibrator
 from sonoloop.jobs.config import Strategy
 from sonoloop.jobs.pushing.candidates import CandidateTable, profile_of
 from sonoloop.jobs.pushing.choosing import choose
 from sonoloop.jobs.pushing.drafted import DraftedCases
-from sonoloop.model.calibration import case_confidence
+from sonoloop.model.calibration import case_confidence, read_calibrator
 from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.platform.duplicates import read_groups
 from sonoloop.platform.tables import current_reviews

@@ -19,7 +19,7 @@ from ray.data.checkpoint import CheckpointConfig
 from sonoloop.jobs.annotating.context import RunContext
 from sonoloop.jobs.annotating.drafter import Drafter
 from sonoloop.jobs.annotating.patience import through_outages
-from sonoloop.jobs.annotating.placement import check_schedulable
+from sonoloop.jobs.annotating.placement import check_schedulable, model_pool
 from sonoloop.jobs.annotating.preparing import Preparer
 from sonoloop.jobs.annotating.sink import DraftSink
 
@@ -73,12 +73,9 @@ def _write(run: RunContext, stages: Stages) -> None:
         drafts = prepared.map_batches(
             stages.draft,
             fn_constructor_args=(run,),
-            compute=ActorPoolStrategy(min_size=config.num_actors, max_size=config.most_actors),
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=config.cpus_per_actor,
-            num_gpus=config.gpus_per_actor,
-            resources=config.actor_resources,
+            **model_pool(config),
         )
         drafts.write_datasink(DraftSink(run))
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import ray
+from ray.data import ActorPoolStrategy
 
 from sonoloop.jobs.config import AnnotateConfig
 from sonoloop.platform.errors import ConfigError
@@ -18,6 +20,16 @@ Resources = Mapping[str, float]
 FILTER: Resources = {"CPU": 1}
 TASK: Resources = {"CPU": 1}
 _SLACK = 1e-6
+
+
+def model_pool(config: AnnotateConfig) -> dict[str, Any]:
+    """Arguments of Ray Data's ``map_batches`` for actors that hold a model: how many, and what each holds."""
+    return {
+        "compute": ActorPoolStrategy(min_size=config.num_actors, max_size=config.most_actors),
+        "num_cpus": config.cpus_per_actor,
+        "num_gpus": config.gpus_per_actor,
+        "resources": config.actor_resources,
+    }
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy
 
 from sonoloop.jobs.annotating.context import RunContext
 from sonoloop.jobs.annotating.guard import Guarded
 from sonoloop.jobs.annotating.patience import Patience
+from sonoloop.jobs.annotating.placement import model_pool
 from sonoloop.jobs.batching.answering import Asker
 from sonoloop.jobs.batching.lines import Line, Place, Span, read_span
 from sonoloop.model.open_engine import open_engine
@@ -34,17 +34,13 @@ def answer_units(run: RunContext, source: Place, spans: Sequence[Span], created:
     Raises:
         StorageError: the store was away for longer than ``annotate.storage_patience_s``.
     """
-    config = run.config
     rows = [vars(span) for span in spans]
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         UnitAnswerer,
         fn_constructor_args=(run, source, created),
-        compute=ActorPoolStrategy(min_size=config.num_actors, max_size=config.most_actors),
         batch_size=1,
         batch_format="pyarrow",
-        num_cpus=config.cpus_per_actor,
-        num_gpus=config.gpus_per_actor,
-        resources=config.actor_resources,
+        **model_pool(run.config),
     )
     if done.count() != len(spans):
         raise CountError(f"expected {len(spans)} units, found another number; run the same command again")

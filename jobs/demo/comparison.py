@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sonoloop.jobs.calibrating import read_calibrator
 from sonoloop.jobs.evaluating.described import described_draft
-from sonoloop.model.calibration import calibration_error, judged_values
+from sonoloop.model.calibration import calibration_error, judged_values, read_calibrator
 from sonoloop.model.metrics import Described, Scores, num_edits, score
 from sonoloop.model.prompts import PROMPT_VERSION
 from sonoloop.platform.tables import read_drafts

@@ -17,11 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow as pa
 import ray
 from PIL import Image
-from ray.data import ActorPoolStrategy
 
 from sonoloop.jobs.annotating.context import RunContext
 from sonoloop.jobs.annotating.guard import Guarded, guarded
-from sonoloop.jobs.annotating.placement import check_schedulable
+from sonoloop.jobs.annotating.placement import check_schedulable, model_pool
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.evaluating.items import Answered, Item, Source, rejected_item
 from sonoloop.jobs.evaluating.kept import KeptAnswer, KeptAnswers
@@ -67,14 +66,9 @@ def answer_all(
         ).map_batches(
             Answerer,
             fn_constructor_args=(run, kept),
-            compute=ActorPoolStrategy(
-                min_size=config.annotate.num_actors, max_size=config.annotate.most_actors
-            ),
             batch_size=config.annotate.cases_per_unit,
             batch_format="pyarrow",
-            num_cpus=config.annotate.cpus_per_actor,
-            num_gpus=config.annotate.gpus_per_actor,
-            resources=config.annotate.actor_resources,
+            **model_pool(config.annotate),
         )
         found = [pickle.loads(row["packed"]) for row in answered.iter_rows()]
         answers = sorted(found, key=lambda one: _split(one.item.place))

@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 
 from sonoloop.jobs.freezing.register import CONVERSATIONS_FILE, ROWS_FILE
 from sonoloop.jobs.snapshot import ConversationRow, SnapshotRow, Split, read_snapshot
+from sonoloop.platform import registry
 from sonoloop.platform.duplicates import read_groups_of
 from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.sorted_rooms import KeyRange, Room, RoomReader, ranges_of
@@ -153,9 +154,9 @@ def lineage_of(workspace: Store, model_version: str) -> dict[str, Any]:
     Raises:
         ConfigError: what it says cannot be read.
     """
-    name, _, version = model_version.partition("/")
+    place = registry.place_of(model_version)
     try:
-        found: dict[str, Any] = json.loads(workspace.read_bytes("models", name, version, "lineage.json"))
+        found: dict[str, Any] = json.loads(workspace.read_bytes(*place, "lineage.json"))
     except FileNotFoundError:
         return {}
     except ValueError:

@@ -32,6 +32,7 @@ from typing import Any, ClassVar, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from sonoloop.platform import registry
 from sonoloop.platform.records import Probability, Record
 from sonoloop.platform.workspace import Store
 
@@ -140,5 +141,4 @@ def read_outcomes(workspace: Store, model_version: str, snapshot: str) -> list[C
 
 
 def _place(model_version: str, snapshot: str) -> tuple[str, ...]:
-    name, _, version = model_version.partition("/")
-    return ("models", name, version, "evaluations", f"{snapshot}.outcomes.parquet")
+    return (*registry.place_of(model_version), "evaluations", f"{snapshot}.outcomes.parquet")

@@ -18,6 +18,7 @@ from sonoloop.jobs.evaluating.items import Answered, answers_table, data_hash
 from sonoloop.jobs.output import Tabular
 from sonoloop.model.intervals import Estimate
 from sonoloop.model.resampling import Statistic, estimates_over
+from sonoloop.platform import registry
 from sonoloop.platform.workspace import Store
 
 _FIGURE_CHARS, _ROW_HEAD_CHARS, _FEWEST_FIGURES = 15, 45, 3
@@ -145,18 +146,17 @@ def store_result(
         definitions=dict(definitions),
         rows=list(rows),
     )
-    name, _, version = model_version.partition("/")
-    place = ("models", name, version, "evaluations", f"{suite}-{result.data}")
-    workspace.write_table(answers_table(answers), *place[:-1], f"{place[-1]}.parquet")
-    workspace.write_bytes(result.model_dump_json(indent=2).encode(), *place[:-1], f"{place[-1]}.json")
+    place = (*registry.place_of(model_version), "evaluations")
+    workspace.write_table(answers_table(answers), *place, f"{suite}-{result.data}.parquet")
+    workspace.write_bytes(result.model_dump_json(indent=2).encode(), *place, f"{suite}-{result.data}.json")
     return result.model_copy(update={"others": _others(workspace, result)})
 
 
 def read_result(workspace: Store, suite: str, model_version: str, data: str) -> SuiteResult | None:
     """A stored result; ``None`` where this version of sonoloop did not measure that model on that data."""
-    name, _, version = model_version.partition("/")
+    place = (*registry.place_of(model_version), "evaluations", f"{suite}-{data}.json")
     try:
-        found = workspace.read_bytes("models", name, version, "evaluations", f"{suite}-{data}.json")
+        found = workspace.read_bytes(*place)
         return SuiteResult.model_validate_json(found)
     except (FileNotFoundError, ValidationError):
         return None

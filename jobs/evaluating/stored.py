@@ -8,6 +8,7 @@ from sonoloop.jobs.evaluating.figures import Breakdown
 from sonoloop.jobs.evaluating.held_out import lineage_of
 from sonoloop.model.calibration import CalibrationFigures
 from sonoloop.model.metrics import Scores
+from sonoloop.platform import registry
 from sonoloop.platform.errors import NothingToDoError
 from sonoloop.platform.workspace import Store
 
@@ -43,9 +44,8 @@ def snapshot_of(workspace: Store, model_version: str) -> str:
 
 def read_evaluation(workspace: Store, model_version: str, snapshot: str) -> Evaluation | None:
     """A stored evaluation; ``None`` where that model was not measured on it by this version of sonoloop."""
-    name, _, version = model_version.partition("/")
     try:
-        data = workspace.read_bytes("models", name, version, "evaluations", f"{snapshot}.json")
+        data = workspace.read_bytes(*_place(model_version, snapshot))
         return Evaluation.model_validate_json(data)
     except (FileNotFoundError, ValidationError):
         return None
@@ -53,6 +53,9 @@ def read_evaluation(workspace: Store, model_version: str, snapshot: str) -> Eval
 
 def write_evaluation(workspace: Store, evaluation: Evaluation) -> None:
     """Store it beside its model; replaces that of the same snapshot from before."""
-    name, _, version = evaluation.model_version.partition("/")
-    place = ("models", name, version, "evaluations", f"{evaluation.snapshot}.json")
+    place = _place(evaluation.model_version, evaluation.snapshot)
     workspace.write_bytes(evaluation.model_dump_json(indent=2).encode(), *place)
+
+
+def _place(model_version: str, snapshot: str) -> tuple[str, ...]:
+    return (*registry.place_of(model_version), "evaluations", f"{snapshot}.json")

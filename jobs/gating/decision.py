@@ -11,6 +11,7 @@ from sonoloop.jobs.evaluating.stored import Evaluation
 from sonoloop.jobs.evaluating.tables import tables_of
 from sonoloop.jobs.gating.checks import Check
 from sonoloop.jobs.gating.config import GateConfig
+from sonoloop.platform import registry
 from sonoloop.platform.workspace import Store
 
 
@@ -29,11 +30,9 @@ class Decision(BaseModel):
 
     def write(self, workspace: Store) -> None:
         """Store it beside the challenger, as ``decision.json`` and ``decision.md``."""
-        name, _, version = self.challenger.model_version.partition("/")
-        workspace.write_bytes(page_of(self).encode(), "models", name, version, "decision.md")
-        workspace.write_bytes(
-            self.model_dump_json(indent=2).encode(), "models", name, version, "decision.json"
-        )
+        place = registry.place_of(self.challenger.model_version)
+        workspace.write_bytes(page_of(self).encode(), *place, "decision.md")
+        workspace.write_bytes(self.model_dump_json(indent=2).encode(), *place, "decision.json")
 
 
 def read_decisions(workspace: Store, name: str) -> list[Decision]:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sonoloop.jobs.calibrating import read_calibrator
 from sonoloop.jobs.reporting.agreeing import Agreement, measure_agreement
 from sonoloop.jobs.reporting.comparing import Comparison, compare_with_control
 from sonoloop.jobs.reporting.evidence import Evidence, read_evidence
@@ -15,6 +14,7 @@ from sonoloop.jobs.reporting.haste import Haste, measure_haste
 from sonoloop.jobs.reporting.helping import VersionHelp, measure_help
 from sonoloop.jobs.reporting.quality import ReaderQuality, measure_readers
 from sonoloop.jobs.reporting.story import Story
+from sonoloop.model.calibration import read_calibrator
 from sonoloop.platform.tables import disputed_ids
 from sonoloop.platform.workspace import Store
 

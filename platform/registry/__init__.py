@@ -21,7 +21,7 @@ from sonoloop.platform.registry.aliases import (
 )
 from sonoloop.platform.registry.beside import base_of, read_evaluations, read_lineage, read_object
 from sonoloop.platform.registry.card import write_card
-from sonoloop.platform.registry.names import ModelConfig
+from sonoloop.platform.registry.names import ModelConfig, place_of
 from sonoloop.platform.registry.retiring import Retired, read_retired, retire, weights_left
 from sonoloop.platform.registry.versions import (
     check_available,
@@ -46,6 +46,7 @@ __all__ = [
     "fetch",
     "is_version",
     "model_versions",
+    "place_of",
     "publish",
     "read_aliases",
     "read_evaluations",

@@ -1,4 +1,4 @@
-"""The calibrator that belongs to a draft."""
+"""The calibrators of drafts that are shown in Label Studio, read now and then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 import time
 
-from sonoloop.model.calibration import Calibrator
+from sonoloop.model.calibration import Calibrator, read_calibrator
 from sonoloop.platform.errors import StorageError
 from sonoloop.platform.workspace import Store
 
@@ -16,26 +16,6 @@ KEPT_S = 30.0
 """How old a calibrator may be: `sonoloop evaluate` fits one for a version that drafts already."""
 PAUSE_S = 5.0
 """Before a workspace that did not answer is asked again: the drafts of a chunk do not each wait for it."""
-
-
-def calibrator_of(workspace: Store, version: str, prompt_version: str) -> Calibrator | None:
-    """The version's calibrator where it fits its prompts, so that scores are those of `sonoloop push`.
-
-    Args:
-        workspace: Where models lie.
-        version: ``<name>/<version>``.
-        prompt_version: Of the drafts.
-
-    Raises:
-        StorageError: the workspace does not answer.
-    """
-    name, _, number = version.partition("/")
-    try:
-        data = workspace.read_bytes("models", name, number, "calibration.json")
-    except FileNotFoundError:
-        return None
-    found = Calibrator.model_validate_json(data)
-    return found if found.prompt_version == prompt_version else None
 
 
 class Calibrators:
@@ -50,12 +30,12 @@ class Calibrators:
         self._known: dict[tuple[str, str], tuple[Calibrator | None, float]] = {}  # with when it was read
 
     def read(self, version: str, prompt_version: str) -> Calibrator | None:
-        """What the workspace holds now, as `calibrator_of` finds it.
+        """What the workspace holds now, as `read_calibrator` finds it.
 
         Raises:
-            StorageError: the workspace does not answer.
+            StorageError: as of `read_calibrator`.
         """
-        found = calibrator_of(self._workspace, version, prompt_version)
+        found = read_calibrator(self._workspace, version, prompt_version)
         self._known[version, prompt_version] = found, time.monotonic()
         return found
 
@@ -70,7 +50,7 @@ class Calibrators:
             return kept
         try:
             return self.read(version, prompt_version)
-        except (StorageError, ValueError) as err:  # a file that is none of ours would be quoted
+        except StorageError as err:
             logger.warning("no calibrator can be read for %s (%s)", version, type(err).__name__)
             self._known[version, prompt_version] = kept, time.monotonic() - KEPT_S + PAUSE_S
             return kept

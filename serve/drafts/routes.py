@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 
+from sonoloop.model.calibration import read_calibrator
 from sonoloop.platform.errors import Reason, RejectedError, StorageError
 from sonoloop.platform.export.config import ExportFormat
 from sonoloop.platform.export.results import result_of
@@ -30,7 +31,6 @@ from sonoloop.serve.drafts.answers import (
     draft_answer,
     frames_answer,
 )
-from sonoloop.serve.drafts.calibrators import calibrator_of
 from sonoloop.serve.drafts.case import CaseEvent, DraftCase, DraftedCase
 from sonoloop.serve.drafts.keeping import RUN_ID, keep
 from sonoloop.serve.drafts.messages import StudyRead
@@ -216,7 +216,7 @@ class Drafts:
         def work() -> DraftAnswer:
             draft = drafted.record
             kept = keep(self._workspace, study, images, draft) if wishes.keep else None
-            calibrator = calibrator_of(self._workspace, draft.model_version, draft.prompt_version)
+            calibrator = read_calibrator(self._workspace, draft.model_version, draft.prompt_version)
             return draft_answer(drafted, calibrator, self._settings.serve.engine.language, kept)
 
         try:

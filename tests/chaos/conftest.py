@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tests.chaos.disturbed import Annotate, copied, drafts_of, make_workspace, processes_below
+from tests.chaos.disturbed import Annotate, copied, drafts_of, make_workspace, processes_below, starting
 from tests.conftest import S3Stack, started
 from tests.fault_proxy import Proxy, proxy_before
 
@@ -133,17 +133,4 @@ def undisturbed(prepared: Store, ray_nodes: RayNodes, tmp_path_factory: pytest.T
 @pytest.fixture
 def annotate(prepared: Store, tmp_path: Path) -> Iterator[Callable[..., Annotate]]:
     """Starts `sonoloop annotate` on a copy of the workspace; ended with the test."""
-    runs: list[Annotate] = []
-
-    def start(env: dict[str, str], *settings: str, store: Store | None = None) -> Annotate:
-        folder = tmp_path / str(len(runs))
-        folder.mkdir()
-        run = Annotate(store or copied(prepared, folder / "workspace"), folder, env, settings)
-        runs.append(run)
-        run.start()
-        return run
-
-    yield start
-    for run in runs:
-        if run.process.poll() is None:
-            run.kill()
+    yield from starting(Annotate, prepared, tmp_path)

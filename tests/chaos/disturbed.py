@@ -10,10 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -163,6 +163,27 @@ class Verb:
         """Ray ends a driver with 1, at once and without a word, when the raylet that it joined is gone."""
         said = self.said()[self._said_before :].splitlines()
         return self.process.returncode == 1 and not any(line.startswith(COMPLAINTS) for line in said)
+
+
+V = TypeVar("V", bound=Verb)
+
+
+def starting(verb: type[V], workspace: Store, folder: Path) -> Iterator[Callable[..., V]]:
+    """For a fixture: starts the verb on a copy of a workspace or on another store; ended with the test."""
+    runs: list[V] = []
+
+    def start(env: dict[str, str], *settings: str, store: Store | None = None) -> V:
+        own = folder / str(len(runs))
+        own.mkdir()
+        run = verb(store or copied(workspace, own / "workspace"), own, env, settings)
+        runs.append(run)
+        run.start()
+        return run
+
+    yield start
+    for run in runs:
+        if run.process.poll() is None:
+            run.kill()
 
 
 class Annotate(Verb):

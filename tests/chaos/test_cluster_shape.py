@@ -78,7 +78,7 @@ def test_model_actors_run_on_accelerators_only_as_many_as_there_is_work_and_prep
         actor_resources={ACCELERATOR: 1},
         preparer_resources={"decoder": 0.5},
     )
-    assert driver.wait(200) == 0
+    assert driver.wait(400) == 0
     drafters, preparers = marks(tmp_path, "drafter"), marks(tmp_path, "preparer")
     accelerated = {node.node_id for node in ray_nodes.accelerated}
     assert {node for node, _ in drafters} == accelerated
@@ -89,7 +89,7 @@ def test_model_actors_run_on_accelerators_only_as_many_as_there_is_work_and_prep
 def test_pixels_far_beyond_the_object_store_pass_through_it(start: Start, tmp_path: Path) -> None:
     make_units(Store(str(tmp_path)), 60)
     driver = start(mib=20, seconds=0.05, waiting_mib=60, actor_resources={ACCELERATOR: 1})
-    assert driver.wait(200) == 0
+    assert driver.wait(400) == 0
     assert drafted_units(tmp_path) == list(range(60))
 
 
@@ -106,7 +106,7 @@ def test_a_killed_driver_costs_the_units_of_the_last_seconds_and_no_more(
     killed_at = time.time_ns()
     driver.wait()
     first_drafted = {int(unit): int(at) for unit, _, at in marks(tmp_path, "unit")}
-    assert start(mib=0.1, seconds=0).wait(200) == 0
+    assert start(mib=0.1, seconds=0).wait(400) == 0
     times_drafted = Counter(int(unit) for unit, _, _ in marks(tmp_path, "unit"))
     assert sorted(times_drafted) == drafted_units(tmp_path) == list(range(num_units))
     redone = [unit for unit, times in times_drafted.items() if times > 1]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.chaos.conftest import RayNodes
-from tests.chaos.disturbed import Verb, copied
+from tests.chaos.disturbed import Verb, copied, starting
 from tests.jobs.learnable import NAME, make_workspace
 
 from sonoloop.jobs.finetuning.curve import read_curve
@@ -24,6 +24,7 @@ from sonoloop.platform.workspace import Store
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 NUM_STEPS = 12
 TRAINER = "TrainWorker"
+HALF_A_CPU = "cpus_per_worker = 0.5"
 
 
 class Finetune(Verb):
@@ -63,21 +64,7 @@ def learnable(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture
 def finetune(learnable: Store, tmp_path: Path) -> Iterator[Callable[..., Finetune]]:
     """Starts `sonoloop finetune` on a copy of the workspace; ended with the test."""
-    runs: list[Finetune] = []
-
-    def start(env: dict[str, str], *settings: str, store: Store | None = None) -> Finetune:
-        folder = tmp_path / str(len(runs))
-        folder.mkdir()
-        settings = settings or ("cpus_per_worker = 0.5",)
-        run = Finetune(store or copied(learnable, folder / "workspace"), folder, env, settings)
-        runs.append(run)
-        run.start()
-        return run
-
-    yield start
-    for run in runs:
-        if run.process.poll() is None:
-            run.kill()
+    yield from starting(Finetune, learnable, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +73,7 @@ def undisturbed(
 ) -> list[float]:
     """The losses of a training that nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    settings = ("cpus_per_worker = 0.5",)
-    run = Finetune(copied(learnable, folder / "workspace"), folder, ray_nodes.env, settings)
+    run = Finetune(copied(learnable, folder / "workspace"), folder, ray_nodes.env, (HALF_A_CPU,))
     run.start()
     return run.final_losses()
 
@@ -99,7 +85,7 @@ def same(losses: list[float], reference: list[float]) -> bool:
 def test_a_killed_rank_costs_what_came_since_the_last_checkpoint_and_changes_no_loss(
     finetune: Callable[..., Finetune], ray_nodes: RayNodes, undisturbed: list[float]
 ) -> None:
-    run = finetune(ray_nodes.env)
+    run = finetune(ray_nodes.env, HALF_A_CPU)
     run.until_steps(4)
     os.kill(next(iter(ray_nodes.find(TRAINER))), signal.SIGKILL)
     assert same(run.final_losses(), undisturbed)
@@ -108,7 +94,7 @@ def test_a_killed_rank_costs_what_came_since_the_last_checkpoint_and_changes_no_
 def test_a_killed_driver_is_followed_by_the_same_command_that_goes_on(
     finetune: Callable[..., Finetune], ray_nodes: RayNodes, undisturbed: list[float]
 ) -> None:
-    run = finetune(ray_nodes.env)
+    run = finetune(ray_nodes.env, HALF_A_CPU)
     run.until_steps(4)
     run.kill()
     kept = run.losses()
@@ -154,7 +140,7 @@ def test_a_full_disk_stops_the_training_with_the_checkpoint_before_and_room_lets
     finetune: Callable[..., Finetune], ray_nodes: RayNodes, undisturbed: list[float], small_disk: Store
 ) -> None:
     before: Any = registry.read_aliases(small_disk, NAME)
-    run = finetune(ray_nodes.env, store=small_disk)
+    run = finetune(ray_nodes.env, HALF_A_CPU, store=small_disk)
     assert run.ends_with() == StorageError.exit_code, run.complaint()
     assert "the checkpoint at step 4 of 12 cannot be written" in run.said()
     assert "goes on from the checkpoint before" in run.said()

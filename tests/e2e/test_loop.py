@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from sonoloop.jobs.annotate import run_annotate
-from sonoloop.jobs.calibrating import read_calibrator
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.demo.archive import read_truth, write_archive
 from sonoloop.jobs.demo.progress import Steps
@@ -25,6 +24,7 @@ from sonoloop.jobs.labelstudio import open_project
 from sonoloop.jobs.promote import run_promote, run_rollback
 from sonoloop.jobs.pull import run_pull
 from sonoloop.jobs.push import run_push
+from sonoloop.model.calibration import read_calibrator
 from sonoloop.platform import registry
 from sonoloop.platform.errors import GateRefusedError
 from sonoloop.platform.identity import pseudonym_key

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sonoloop.jobs.calibrating import calibrate, read_calibrator
+from sonoloop.jobs.calibrating import calibrate
 from sonoloop.jobs.snapshot import SnapshotRow
-from sonoloop.model.calibration import MIN_VALUES, CalibrationFigures
+from sonoloop.model.calibration import MIN_VALUES, CalibrationFigures, read_calibrator
 from sonoloop.platform.errors import StorageError
 from sonoloop.platform.records import DraftRecord
 from sonoloop.platform.workspace import Store

@@ -5,19 +5,18 @@ from __future__ import annotations
 import io
 import json
 import re
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 import pytest
 import ray
 from PIL import Image
 from ray.exceptions import RayActorError
 from rich.console import Console
+from tests.scraping import scraped
 
 from sonoloop.jobs import progress
 from sonoloop.jobs.annotate import AnnotateSummary, run_annotate
@@ -38,7 +37,6 @@ from sonoloop.platform.workspace import Store
 pytestmark = pytest.mark.ray
 
 NUM_CASES, MISSING = 24, 2
-SCRAPE_WITHIN_S = 30
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory, ray_cluster: str) -> Seen:
         for module in (progress, recorder):
             patch.setattr(module, "console", lines)
         summary = run_annotate(config)
-    return Seen(config, summary, stream.getvalue().splitlines(), scraped(summary.run_ids[0]))
+    of_run = f'run_done_cases{{.*run_id="{summary.run_ids[0]}"'
+    metrics = scraped(of_run, 'annotate_cases_total{.*reason="image-missing"')
+    return Seen(config, summary, stream.getvalue().splitlines(), metrics)
 
 
 def cases(workspace: Store) -> Iterator[CaseRecord]:
@@ -97,18 +97,6 @@ def cases(workspace: Store) -> Iterator[CaseRecord]:
             images=(image,),
             indexed_at=datetime(2026, 1, 1, tzinfo=UTC),
         )
-
-
-def scraped(run_id: str) -> str:
-    """The endpoint of the node, once the workers of the run have reported to it; they do so every second."""
-    (node,) = ray.nodes()
-    wanted = (f'run_done_cases{{.*run_id="{run_id}"', 'annotate_cases_total{.*reason="image-missing"')
-    deadline = time.monotonic() + SCRAPE_WITHIN_S
-    while True:
-        text = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").text
-        if all(re.search(pattern, text) for pattern in wanted) or time.monotonic() > deadline:
-            return text
-        time.sleep(0.5)
 
 
 def test_lines_tell_how_far_the_run_is_how_fast_and_what_it_costs(seen: Seen) -> None:

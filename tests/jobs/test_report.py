@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from said import LEFT_BOX, START, entities, said, write_said
+from said import LEFT_BOX, START, entities, give_tasks, said, write_said
 
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.report import report, run_report
@@ -18,7 +18,6 @@ from sonoloop.model.prompts import PROMPT_VERSION, format_report
 from sonoloop.platform.errors import ConfigError, NothingToDoError
 from sonoloop.platform.lexicon import LesionBox
 from sonoloop.platform.records import DraftRecord
-from sonoloop.platform.tasks import Purpose, TaskRecord, write_tasks
 from sonoloop.platform.workspace import Store
 
 COARSE = entities(parenchyma="coarse")
@@ -31,24 +30,6 @@ FROM_DRAFT: dict[str, Any] = {"model_version": "m/1", "project": "p"}
 @pytest.fixture
 def workspace(tmp_path: Path) -> Store:
     return Store(str(tmp_path))
-
-
-def give(workspace: Store, purpose: Purpose, *case_ids: str, hours: int = 0) -> None:
-    rows = [
-        TaskRecord(
-            project="p",
-            case_id=case_id,
-            task_id=None,
-            purpose=purpose,
-            strategy="random",
-            num_readers=1,
-            model_version=None,
-            state="sent",
-            written_at=START + timedelta(hours=hours),
-        )
-        for case_id in case_ids
-    ]
-    write_tasks(workspace, rows)
 
 
 def draft(workspace: Store, *case_ids: str, text: str = COARSE, sure: float = 0.85) -> None:
@@ -125,7 +106,7 @@ def test_what_was_drafted_at_085_is_held_against_what_readers_kept(workspace: St
 
 
 def test_controls_are_held_against_drafts_and_a_wrong_draft_draws_readers_along(workspace: Store) -> None:
-    give(workspace, "control", "c", "d")
+    give_tasks(workspace, "control", "c", "d")
     draft(workspace, *"abcd")  # coarse, which is wrong everywhere
     truth = {"adjudicates": True, "entities": NORMAL, "project": "court"}
     write_said(workspace, *(said(name, "eve", 9, **truth) for name in "abcd"))
@@ -207,10 +188,10 @@ def test_readings_that_took_no_time_are_counted_by_reader_and_their_times_left_o
 
 
 def test_a_reader_is_measured_on_gold_by_what_was_known_before(workspace: Store) -> None:
-    give(workspace, "draft", *"abc")
+    give_tasks(workspace, "draft", *"abc")
     write_said(workspace, *(said(name, "ann", 0, entities=NORMAL, project="p") for name in "ab"))
-    give(workspace, "gold", *"abc", hours=2)
-    give(workspace, "gold", *"abc", hours=20)  # another prediction came
+    give_tasks(workspace, "gold", *"abc", at=START + timedelta(hours=2))
+    give_tasks(workspace, "gold", *"abc", at=START + timedelta(hours=20))  # another prediction came
     bob = {"created_at": START + timedelta(hours=5), "project": "p"}
     write_said(workspace, said("a", "bob", 5, entities=NORMAL, **bob))
     write_said(workspace, said("b", "bob", 5, entities=entities("kidney"), **bob))
@@ -286,7 +267,7 @@ def test_the_tables_are_printed_or_the_figures_as_json(
 
 def _everything(workspace: Store) -> None:
     """Something for every part of the report."""
-    give(workspace, "control", "c")
+    give_tasks(workspace, "control", "c")
     draft(workspace, *"abc")
     for name, text in zip("abc", (NORMAL, COARSE, NORMAL), strict=True):
         kind = {"project": "p"} if name == "c" else FROM_DRAFT

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from said import give_tasks
 from tests.jobs.test_snapshot import FEW, PATIENTS, START, case, mark, on_side, pull, review
 from tests.jobs.test_snapshot import workspace as workspace  # a fixture
 
@@ -20,29 +21,10 @@ from sonoloop.jobs.freezing.sides import Sides, case_sides, conversation_sides
 from sonoloop.jobs.snapshot import check_apart, freeze_snapshot, read_rows, read_snapshot
 from sonoloop.platform.errors import HeldOutError, NothingToDoError
 from sonoloop.platform.records import CaseRecord, ConversationRecord, Turn
-from sonoloop.platform.tasks import TaskRecord, write_tasks
 from sonoloop.platform.workspace import Store
 
 NUM_CASES, NUM_PATIENTS = 30, 24
 SHARES = (0.1, 0.3, 0.5, 0.8)
-
-
-def give_gold(workspace: Store, *case_ids: str, hours: int = 0) -> None:
-    rows = [
-        TaskRecord(
-            project="p",
-            case_id=case_id,
-            task_id=None,
-            purpose="gold",
-            strategy="random",
-            num_readers=1,
-            model_version=None,
-            state="sent",
-            written_at=START + timedelta(hours=hours),
-        )
-        for case_id in case_ids
-    ]
-    write_tasks(workspace, rows)
 
 
 class World:
@@ -185,7 +167,7 @@ def test_frozen_snapshots_of_a_changing_workspace_never_cross(workspace: Store, 
     for step, share in enumerate((0.3, 0.6, 0.1)):
         pull(workspace, str(step), *(review(name, hour=step) for name in draw.sample(names, 15)))
         mark(workspace, *(tuple(draw.sample(names, 2)) for _ in range(3)))
-        give_gold(workspace, draw.choice(names), hours=step)
+        give_tasks(workspace, "gold", draw.choice(names), at=START + timedelta(hours=step))
         moved = draw.choice(names)
         again = case(moved, PATIENTS[draw.randrange(20)])
         again = again.model_copy(update={"indexed_at": START + timedelta(hours=step + 1)})
@@ -212,7 +194,7 @@ def test_a_smaller_share_frees_nobody_and_a_larger_one_takes_nobody_that_was_tra
 def test_gold_is_held_out_with_its_patient_and_whatever_shares_a_picture_with_it(workspace: Store) -> None:
     train = on_side("train")
     gold, sibling, near, other = train[0], train[1], train[2], train[4]
-    give_gold(workspace, gold)
+    give_tasks(workspace, "gold", gold)
     pull(workspace, "0", *(review(name) for name in train))
     mark(workspace, (gold, near))
     snapshot = freeze_snapshot(workspace, FEW, test_share=0.3)
@@ -232,7 +214,7 @@ def test_a_case_that_becomes_gold_after_it_was_trained_on_is_on_no_side_from_the
     train = on_side("train")
     pull(workspace, "0", *(review(name) for name in train))
     first = freeze_snapshot(workspace, FEW, test_share=0.3)
-    give_gold(workspace, train[0])
+    give_tasks(workspace, "gold", train[0])
     second = freeze_snapshot(workspace, FEW, test_share=0.3)
     assert (second.left_out, second.num_gold) == ({"on-both-sides": 2}, 0)
     with pytest.raises(HeldOutError, match=rf"^2 of {len(train)} rows .*{train[0]}"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import httpx
 import pytest
 import ray
 from test_door import API_KEY, CONFIG, SECRET
+from tests.scraping import scraped
 from tests.serve.fixed import fixed
 
 from sonoloop.model.chat import ChatOptions, ChatPiece, ChatResult
@@ -25,8 +25,6 @@ from sonoloop.serve.drafts.case import CaseEvent, DraftCase, DraftedCase
 from sonoloop.serve.drafts.routes import Drafts
 from sonoloop.serve.keys import key_digest
 from sonoloop.serve.metrics import MAX_CODES, CountRequests, DoorMetrics, ReplicaMetrics, RollingMetrics
-
-SCRAPE_WITHIN_S = 30
 
 
 async def answer(_question: Question) -> AsyncGenerator[Event, None]:
@@ -87,16 +85,6 @@ async def work(door: DoorMetrics, folder: Path) -> None:
     assert await anext(late) == ChatPiece("the liver ")
     door.changed("m/2")
     assert len([event async for event in late]) == 2
-
-
-def scraped(*wanted: str) -> str:
-    (node,) = ray.nodes()
-    deadline = time.monotonic() + SCRAPE_WITHIN_S
-    while True:
-        text = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").text
-        if all(re.search(pattern, text) for pattern in wanted) or time.monotonic() > deadline:
-            return text
-        time.sleep(0.5)
 
 
 def value(text: str, name: str, **labels: str) -> float:
