@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from said import give_tasks
 from tests.jobs.test_snapshot import FEW, PATIENTS, START, case, mark, on_side, pull, review
 from tests.jobs.test_snapshot import workspace as workspace  # a fixture
-from tests.jobs.test_snapshot_apart import give_gold
 
 from sonoloop.jobs.freezing.again import recreate_snapshot
 from sonoloop.jobs.snapshot import Snapshot, freeze_snapshot, read_manifest, read_rows
@@ -21,7 +23,7 @@ def frozen(workspace: Store) -> Snapshot:
     origins = {"findings": "prediction-changed", "organ": "prediction"}
     pull(workspace, "0", *(review(name) for name in train[:10]))
     freeze_snapshot(workspace, FEW, test_share=0.3)
-    give_gold(workspace, train[12])
+    give_tasks(workspace, "gold", train[12])
     pull(
         workspace,
         "1",
@@ -41,7 +43,7 @@ def test_a_snapshot_is_made_again_whatever_happened_since(workspace: Store, froz
     pull(workspace, "2", *(review(name, hour=3, findings="changed") for name in train))
     # pulled late, though said before the snapshot was frozen
     pull(workspace, "3", review("c39", hour=0, annotation_id=9, reader="late"))
-    give_gold(workspace, train[20], hours=24 * 20_000)
+    give_tasks(workspace, "gold", train[20], at=START + timedelta(days=20_000))
     mark(workspace, (train[4], on_side("held-out")[3]))
     moved = case(train[6], PATIENTS[19]).model_copy(update={"indexed_at": START.replace(hour=5)})
     workspace.write_table(CaseRecord.table([moved]), "cases", "1.parquet")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.jobs.test_snapshot import case, pull, review
-from tests.jobs.test_snapshot_apart import give_gold
+from said import give_tasks
+from tests.jobs.test_snapshot import START, case, pull, review
 
 from sonoloop.jobs.freezing.config import SnapshotConfig
 from sonoloop.jobs.freezing.weights import (
@@ -101,7 +102,7 @@ def test_a_snapshot_weighs_what_people_changed_how_they_agree_and_who_they_are(t
     patient = {"held": "0" * 24}
     cases = [case(name, patient.get(name, f"ffff{place:020}")) for place, name in enumerate(names)]
     store.write_table(CaseRecord.table(cases), "cases", "0.parquet")
-    give_gold(store, "known", hours=1)
+    give_tasks(store, "gold", "known", at=START + timedelta(hours=1))
     kept = {"findings": "prediction", "organ": "prediction"}
     pull(
         store,
