@@ -10,7 +10,7 @@ from statistics import median
 
 from pydantic import BaseModel
 
-from sonoloop.jobs.claims import Claim
+from sonoloop.jobs.claims import Claim, is_held
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.evaluating.held_out import lineage_of
 from sonoloop.jobs.finetuning.checks import check_schedulable, check_vocabulary
@@ -101,13 +101,14 @@ def run_finetune(config: Config) -> FinetuneSummary:
     base = registry.resolve(workspace, config.model.name)
     snapshot = freeze_snapshot(workspace, config.snapshot, test_share=config.finetune.test_share)
     job = _Job(config, workspace, base, snapshot)
-    with Claim(workspace, "runs", f"training-{job.key}", "claim.json"), ray_session(config.ray):
+    with Claim(workspace, *_claim_of(job.key)), ray_session(config.ray):
         check_schedulable(config.finetune, config.annotate.nodes_to_come)
         run, resumed = _begin(job)
         with stage(VERB) as counts, _marked_when_diverged(workspace, run):
             version = _train(job, run)
             counts.update(cases=snapshot.num_train)
         make_challenger(workspace, version, expected=aliases, run_id=run.run_id)
+        _end_overtaken(job, run)
         done, curve = _close(job, run)
     return FinetuneSummary(
         run_id=run.run_id,
@@ -198,6 +199,21 @@ def _inputs(job: _Job, run: Run) -> list[TrainingCase]:
         )
     check_images(workspace, cases)
     return cases
+
+
+def _end_overtaken(job: _Job, run: Run) -> None:
+    """Give up interrupted trainings of the same model: nobody goes on with an older base or snapshot."""
+    for other in read_runs(job.workspace):
+        of_model = other.config["model"]["name"] == job.config.model.name
+        is_open = of_model and (other.verb, other.state) == (VERB, "running") and other.run_id != run.run_id
+        if is_open and not is_held(job.workspace, *_claim_of(other.key)):
+            other.failed(job.workspace, f"interrupted, and overtaken by {run.run_id}")
+            job.workspace.remove_folder("runs", other.run_id, FOLDER)
+    logs.in_run(run.run_id)
+
+
+def _claim_of(key: str) -> tuple[str, ...]:
+    return ("runs", f"training-{key}", "claim.json")
 
 
 def _close(job: _Job, run: Run) -> tuple[Run, list[StepRecord]]:

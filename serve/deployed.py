@@ -40,19 +40,25 @@ class Arguments(BaseModel):
 class Keeper:
     """Keeps the champion of the registry served, for as long as it lives.
 
+    One that comes after a keeper that was lost begins with what serves, and follows the champion from there.
+
     Args:
         settings: Of the service.
 
     Raises:
         ConfigError: there is no champion.
-        ServiceError: it does not load.
+        ServiceError: it does not load, and nothing serves.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
         replica_logs.set_up(settings.log)
         workspace = store_of(settings.workspace, settings.s3)
         version = registry.resolve(workspace, settings.model.name, "champion")
-        versions.start_version(settings, version, num_replicas=settings.serve.min_replicas)
+        up = [known for known, status in versions.applications().items() if versions.is_up(status)]
+        if not up:
+            versions.start_version(settings, version, num_replicas=settings.serve.min_replicas)
+        elif version not in up:
+            version = up[-1]
         self._following = threading.Thread(target=_follow, args=(settings, version), daemon=True)
         self._following.start()
 

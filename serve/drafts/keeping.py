@@ -45,8 +45,7 @@ def keep(workspace: Store, study: StudyRead, images: Sequence[bytes], draft: Dra
         StorageError: the workspace cannot be read or written.
     """
     case = study.case
-    # the archive's version of an object has another etag than a file that was received
-    if read_keeps(workspace).keys() & {image.instance_id for image in case.images}:
+    if _is_kept_in(workspace, study):
         return Kept(case="withdrawn", draft="not kept")
     known = read_cases_of(workspace, [case.case_id]).get(case.case_id)
     if known is None:
@@ -55,6 +54,18 @@ def keep(workspace: Store, study: StudyRead, images: Sequence[bytes], draft: Dra
         return Kept(case="there with other frames", draft="not kept")
     is_new = _write_draft(workspace, draft, known or case)
     return Kept(case="new" if known is None else "there before", draft="new" if is_new else "there before")
+
+
+def _is_kept_in(workspace: Store, study: StudyRead) -> bool:
+    """Whether a person decided that a picture of the study stays in.
+
+    DICOM files are known by their ids, since the archive's version of one has another etag than a file that
+    was received; pictures by their content, since their ids are made of all files that came together.
+    """
+    shown = {image.instance_id for image in study.case.images}
+    contents = {row.etag for row in study.instances if row.instance_id in shown}
+    keeps = read_keeps(workspace).values()
+    return any(keep.instance_id in shown or keep.etag in contents for keep in keeps)
 
 
 def _shows(case: CaseRecord) -> list[str]:

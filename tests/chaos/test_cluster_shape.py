@@ -21,8 +21,9 @@ from sonoloop.platform.workspace import Store
 
 pytestmark = pytest.mark.ray
 NUM_UNITS = 40
-LOST_S = 10
-"""Seconds of drafting that a crash may lose: what was drafted longer ago is durable."""
+MAX_LOST = 8
+"""Units that a crash may lose: a task that writes one holds a logical CPU, and there are 8. On a busy machine
+one whose process has yet to start keeps its unit for long."""
 
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -93,29 +94,26 @@ def test_pixels_far_beyond_the_object_store_pass_through_it(start: Start, tmp_pa
     assert drafted_units(tmp_path) == list(range(60))
 
 
-def test_a_killed_driver_costs_the_units_of_the_last_seconds_and_no_more(
+def test_a_killed_driver_costs_the_units_that_were_on_their_way_and_no_more(
     start: Start, tmp_path: Path
 ) -> None:
-    num_units = 3 * NUM_UNITS  # work is left to kill, however late the first file comes
+    num_units = 2 * NUM_UNITS  # work is left to kill, however late the first file comes
     make_units(Store(str(tmp_path)), num_units)
-    driver = start(mib=0.1, seconds=1)
+    driver = start(mib=0.1, seconds=3)
     until(lambda: any(tmp_path.glob("drafts/*/*.parquet")), driver)
-    begun, began_at = len(marks(tmp_path, "unit")), time.time_ns()
-    until(lambda: len(marks(tmp_path, "unit")) >= begun + 15, driver)
+    begun = len(marks(tmp_path, "unit"))
+    until(lambda: len(marks(tmp_path, "unit")) >= begun + 2 * MAX_LOST, driver)
     os.killpg(driver.pid, signal.SIGKILL)
-    killed_at = time.time_ns()
     driver.wait()
-    first_drafted = {int(unit): int(at) for unit, _, at in marks(tmp_path, "unit")}
     assert start(mib=0.1, seconds=0).wait(400) == 0
-    times_drafted = Counter(int(unit) for unit, _, _ in marks(tmp_path, "unit"))
+    times_drafted = Counter(int(unit) for unit, *_ in marks(tmp_path, "unit"))
     assert sorted(times_drafted) == drafted_units(tmp_path) == list(range(num_units))
     redone = [unit for unit, times in times_drafted.items() if times > 1]
-    may_be_lost = max(LOST_S * 10**9, killed_at - began_at)  # a slow machine writes later, too
-    assert all(killed_at - first_drafted[unit] < may_be_lost for unit in redone), redone
+    assert len(redone) <= MAX_LOST, redone
 
 
 def until(condition: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert driver.poll() is None
         assert time.monotonic() < deadline

@@ -14,10 +14,11 @@ import pytest
 from tests.chaos.disturbed import processes_below
 from tests.jobs.learnable import NAME, config_of, make_workspace
 
+from sonoloop.jobs.claims import Claim
 from sonoloop.jobs.evaluate import snapshot_of
 from sonoloop.jobs.finetune import run_finetune
 from sonoloop.jobs.finetuning.curve import read_curve
-from sonoloop.jobs.runs import read_runs
+from sonoloop.jobs.runs import read_runs, start_run
 from sonoloop.platform import registry
 from sonoloop.platform.errors import ServiceError
 from sonoloop.platform.workspace import Store
@@ -78,14 +79,23 @@ def test_a_training_that_lost_a_worker_is_gone_on_with_by_another_number_of_them
         run_finetune(config_of(workspace, num_workers=2, max_failures=0, **kept_s))
     assert registry.read_aliases(workspace, NAME) == before
     (begun,) = read_runs(workspace)
-    done = run_finetune(config_of(workspace, num_workers=1, zero_stage=0, **kept_s))
+    config = config_of(workspace, num_workers=1, zero_stage=0, **kept_s)
+    other = config.model_copy(update={"model": config.model.model_copy(update={"name": "other"})})
+    for run_id, key, asked in (("left", "l", config), ("held", "h", config), ("of-other", "o", other)):
+        start_run(workspace, "finetune", run_id=run_id, key=key, config=asked)
+        workspace.write_bytes(b"", "runs", run_id, "train", "checkpoint_0", "weights")
+    with Claim(workspace, "runs", "training-h", "claim.json"):
+        done = run_finetune(config)
     assert (done.resumed, done.run_id, begun.state) == (True, begun.run_id, "running")
     curve = read_curve(workspace, done.run_id)
     assert [record.step for record in curve] == list(range(12))
     assert [record.workers for record in curve] == sorted((r.workers for r in curve), reverse=True)
     assert {record.workers for record in curve} == {1, 2}
     assert [record.loss for record in curve] == pytest.approx(STORED, rel=1e-3)
-    (run,) = read_runs(workspace)
+    run, left, held, of_other = read_runs(workspace)
+    assert (left.state, held.state, of_other.state) == ("failed", "running", "running")
+    assert left.reason == f"interrupted, and overtaken by {done.run_id}"
+    assert [workspace.folders("runs", name) for name in ("left", "held")] == [[], ["train"]]
     assert (run.state, run.counts["steps"]) == ("finished", 12)
     assert (run.figures["loss_start"], run.figures["loss"]) == (curve[0].loss, curve[-1].loss)
     assert run.figures["tokens_per_s"] > 0

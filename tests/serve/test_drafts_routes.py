@@ -225,6 +225,21 @@ def test_a_study_in_which_somebody_saw_patient_data_is_not_kept_again(keeping: S
     assert not any(workspace.exists(image.image_key) for image in case.images)
 
 
+def test_a_picture_in_which_somebody_saw_patient_data_is_not_kept_in_other_company(
+    keeping: ServeSettings, answered: httpx.Response
+) -> None:
+    shown = [frame["image"].partition(",")[2] for frame in answered.json()["frames"]]
+    first, second = (base64.b64decode(data) for data in shown)
+    kept = [post(keeping, file, keep=True, images="none").json()["kept"]["case"] for file in (first, second)]
+    assert kept == ["new", "new"]
+    workspace = Store(keeping.workspace)
+    seen = post(keeping, first, images="none").json()["case_id"]
+    assert withdraw(workspace, {seen: "reader"}) == 1
+    both = post(keeping, second, first, keep=True, images="none").json()
+    assert both["kept"] == {"case": "withdrawn", "draft": "not kept"}
+    assert len(read_cases(workspace)) == 1
+
+
 def test_frames_are_given_addresses_once_they_are_kept_and_none_where_they_are_not(
     keeping: ServeSettings,
 ) -> None:

@@ -103,6 +103,7 @@ def keeper(
     settings: ServeSettings, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Any], deployed.Keeper]:
     """Makes one that follows in a way of the test's."""
+    monkeypatch.setattr(versions, "applications", dict)
     monkeypatch.setattr(versions, "start_version", lambda *_, **__: None)
     monkeypatch.setattr(replica_logs, "set_up", lambda _config: None)
 
@@ -127,6 +128,25 @@ def test_a_keeper_that_follows_no_longer_is_unhealthy(keeper: Callable[[Any], de
     one._following.join(30)
     with pytest.raises(ServiceError, match="nobody follows"):
         one.check_health()
+
+
+@pytest.mark.parametrize(
+    ("up", "first", "started"),
+    [((), SERVING, [SERVING]), ((OLD,), OLD, []), ((SERVING, OLD), SERVING, [])],
+)
+def test_a_keeper_begins_with_what_serves_even_where_the_champion_would_not_load(
+    keeper: Callable[[Any], deployed.Keeper],
+    monkeypatch: pytest.MonkeyPatch,
+    up: tuple[str, ...],
+    first: str,
+    started: list[str],
+) -> None:
+    running = SimpleNamespace(status=ApplicationStatus.RUNNING)
+    begun, followed = list[str](), list[str]()
+    monkeypatch.setattr(versions, "applications", lambda: dict.fromkeys(up, running))
+    monkeypatch.setattr(versions, "start_version", lambda _settings, version, **_: begun.append(version))
+    keeper(lambda _settings, version: followed.append(version))._following.join(30)
+    assert (followed, begun) == ([first], started)
 
 
 def test_a_keeper_waits_for_the_door_where_serve_does_not_tell_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
