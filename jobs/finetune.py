@@ -143,11 +143,7 @@ def make_challenger(workspace: Store, version: str, *, expected: Aliases, run_id
 
 def _begin(job: _Job) -> tuple[Run, bool]:
     """The interrupted run of this training, or a new one; and which it is."""
-    runs = [
-        run
-        for run in read_runs(job.workspace)
-        if (run.verb, run.state, run.key) == (VERB, "running", job.key)
-    ]
+    runs = [run for run in _unfinished(job.workspace) if run.key == job.key]
     if runs:
         progress.print(f"{VERB}: going on with {runs[-1].run_id}")
         logs.in_run(runs[-1].run_id)
@@ -203,13 +199,17 @@ def _inputs(job: _Job, run: Run) -> list[TrainingCase]:
 
 def _end_overtaken(job: _Job, run: Run) -> None:
     """Give up interrupted trainings of the same model: nobody goes on with an older base or snapshot."""
-    for other in read_runs(job.workspace):
-        of_model = other.config["model"]["name"] == job.config.model.name
-        is_open = of_model and (other.verb, other.state) == (VERB, "running") and other.run_id != run.run_id
-        if is_open and not is_held(job.workspace, *_claim_of(other.key)):
+    for other in _unfinished(job.workspace):
+        is_alike = other.config["model"]["name"] == job.config.model.name and other.run_id != run.run_id
+        if is_alike and not is_held(job.workspace, *_claim_of(other.key)):
             other.failed(job.workspace, f"interrupted, and overtaken by {run.run_id}")
             job.workspace.remove_folder("runs", other.run_id, FOLDER)
-    logs.in_run(run.run_id)
+    logs.in_run(run.run_id)  # the end of another one took it from the log lines
+
+
+def _unfinished(workspace: Store) -> list[Run]:
+    """Trainings that are under way or were interrupted, oldest first."""
+    return [run for run in read_runs(workspace) if (run.verb, run.state) == (VERB, "running")]
 
 
 def _claim_of(key: str) -> tuple[str, ...]:

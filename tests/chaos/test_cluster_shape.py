@@ -22,8 +22,8 @@ from sonoloop.platform.workspace import Store
 pytestmark = pytest.mark.ray
 NUM_UNITS = 40
 MAX_LOST = 8
-"""Units that a crash may lose: a task that writes one holds a logical CPU, and there are 8. On a busy machine
-one whose process has yet to start keeps its unit for long."""
+"""Units that a crash may lose once the first one is durable, on 8 logical CPUs: a task that writes holds one.
+On a busy machine a task whose process has yet to start keeps its unit for long."""
 
 
 Start = Callable[..., subprocess.Popen[bytes]]
