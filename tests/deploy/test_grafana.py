@@ -175,7 +175,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={place}"], stderr=log, stdout=log)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while _Exposed.num_scrapes < 4:
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline

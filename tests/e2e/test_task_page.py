@@ -124,6 +124,7 @@ def browser(stack_labelstudio) -> Iterator[BrowserContext]:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         context = chromium.new_context(viewport={"width": 1440, "height": 900})
+        context.set_default_timeout(240_000)  # both cores may be busy with other tests
         page = context.new_page()
         page.goto(f"{stack_labelstudio.url}/user/login/")
         page.fill("input[name=email]", stack_labelstudio.username)
@@ -151,7 +152,7 @@ def _open_stream(page: Page, url: str, project_id: int, *, drafted: bool = True)
         page.get_by_test_id("htx-textbox-content").first.wait_for()
 
 
-def _image_width(page: Page, timeout_s: float = 20) -> int:
+def _image_width(page: Page, timeout_s: float = 120) -> int:
     """Pixels of the shown image, which proves that it was loaded and decoded."""
     script = "[...document.querySelectorAll('.lsf-image img')].map(image => image.naturalWidth).find(Boolean)"
     return int(page.wait_for_function(script, timeout=1000 * timeout_s).json_value())
@@ -159,7 +160,7 @@ def _image_width(page: Page, timeout_s: float = 20) -> int:
 
 def _expect(read: Callable[[], object], expected: object) -> None:
     """A page shows what was done to it a little later, on a busy machine much later."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while (found := read()) != expected and time.monotonic() < until:
         time.sleep(0.05)
     assert found == expected

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import socket
 import subprocess
-import time
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -40,17 +40,18 @@ def seen(area: str, look: Any, limit_s: float = 30) -> dict[str, Finding]:
 
 
 def test_a_look_that_hangs_or_fails_is_a_problem_and_hides_no_other() -> None:
+    may_end = threading.Event()
+
     def hangs() -> Iterator[Finding]:
         yield ok("a", "first", "fine")
-        time.sleep(30)
+        may_end.wait()
 
     def fails() -> Iterator[Finding]:
         raise RuntimeError("Jane Doe")
         yield
 
-    begin = time.monotonic()
-    found = list(findings_of([("a", hangs), ("b", fails), ("c", lambda: [ok("c", "x", "y")])], limit_s=0.3))
-    assert time.monotonic() - begin < 3
+    found = list(findings_of([("a", hangs), ("b", fails), ("c", lambda: [ok("c", "x", "y")])], limit_s=2))
+    may_end.set()
     assert [(one.area, one.what, one.state) for one in found] == [
         ("a", "first", "ok"),
         ("a", "time", "problem"),

@@ -46,5 +46,5 @@ def test_lines_are_written_where_no_terminal_is_and_only_when_somebody_answers(
         return None
 
     with shown("work", look):
-        assert all_given.wait(10)
+        assert all_given.wait(60)
     assert capsys.readouterr().err.splitlines() == ["work: 0/5, starting", "work: 4/5, 2/s, 0 s left"]

@@ -194,7 +194,7 @@ def test_a_push_killed_while_the_server_takes_a_batch_is_finished_by_the_next(
     _agree(config)
 
 
-def _wait_for(true: object, timeout_s: float = 20) -> None:
+def _wait_for(true: object, timeout_s: float = 120) -> None:
     assert callable(true)
     end = time.monotonic() + timeout_s
     while not true():

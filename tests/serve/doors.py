@@ -45,4 +45,4 @@ def listening(app: FastAPI) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{door.getsockname()[1]}"
         server.should_exit = True
-        thread.join(30)
+        thread.join(120)

@@ -78,7 +78,7 @@ def test_a_blocking_generator_leaves_the_event_loop_free() -> None:
     go_on = threading.Event()
 
     def blocking() -> Generator[Event, None, None]:
-        assert go_on.wait(10), "the event loop never ran"
+        assert go_on.wait(60), "the event loop never ran"
         yield ChatPiece("late")
 
     async def main() -> list[Event]:
@@ -107,7 +107,7 @@ def test_an_abandoned_generator_is_closed_after_its_next_event() -> None:
     def endless() -> Generator[Event, None, None]:
         try:
             yield ChatPiece("first")
-            while go_on.wait(10):
+            while go_on.wait(60):
                 yield ChatPiece("more")
         finally:
             closed.set()
@@ -116,7 +116,7 @@ def test_an_abandoned_generator_is_closed_after_its_next_event() -> None:
         async with aclosing(in_thread(endless(), THREADS)) as events:
             await anext(events)
         go_on.set()
-        assert await asyncio.to_thread(closed.wait, 10)
+        assert await asyncio.to_thread(closed.wait, 60)
 
     asyncio.run(main())
 
@@ -133,7 +133,7 @@ def test_a_slow_reader_gets_what_has_come_meanwhile_at_once_and_in_order() -> No
         lists = []
         async for events in in_thread(fast(), THREADS):
             lists.append(events)
-            await asyncio.to_thread(done.wait, 10)
+            await asyncio.to_thread(done.wait, 60)
             await asyncio.sleep(0.01)  # the last ones are on their way to the loop
         return lists
 

@@ -20,7 +20,7 @@ from sonoloop.serve.keys import key_digest
 
 API_KEY = "test-key-0123456789abcdef"
 SECRET = "Jane Doe 1970-01-01"
-CONFIG = ServeConfig(timeout_s=0.3, max_ongoing=1, max_queued=0)
+CONFIG = ServeConfig(timeout_s=1, max_ongoing=1, max_queued=0)
 
 
 def answers(*events: Event, forever: bool = False) -> Ask:

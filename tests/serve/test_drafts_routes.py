@@ -7,7 +7,6 @@ import base64
 import io
 import json
 import logging
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -366,7 +365,7 @@ def test_health_is_told_and_the_next_but_too_many_are_refused_while_a_cine_is_cl
         rng.integers(0, 255, (40, 600, 800), dtype=np.uint8), frames=40, regions=((0, 0, 799, 599),)
     )
 
-    async def main() -> tuple[float, list[httpx.Response]]:
+    async def main() -> tuple[int, list[httpx.Response]]:
         transport, headers = httpx.ASGITransport(door(settings)), {"Authorization": f"Bearer {API_KEY}"}
         async with httpx.AsyncClient(
             transport=transport, base_url="http://door", headers=headers, timeout=120
@@ -375,16 +374,15 @@ def test_health_is_told_and_the_next_but_too_many_are_refused_while_a_cine_is_cl
             under_way = asyncio.create_task(http.post("/v1/drafts", **body))
             await asyncio.sleep(0.5)
             refused = await http.post("/v1/drafts", **body)
-            waits = []
-            while not under_way.done() and len(waits) < 40:
-                begin = time.monotonic()
+            num_answered = 0
+            while not under_way.done():
                 assert (await http.get("/healthz")).status_code == 200
-                waits.append(time.monotonic() - begin)
+                num_answered += 1
                 await asyncio.sleep(0.05)
-            return max(waits), [refused, await under_way]
+            return num_answered, [refused, await under_way]
 
-    slowest, (refused, _) = asyncio.run(main())
-    assert slowest < 1.0
+    num_answered, (refused, _) = asyncio.run(main())
+    assert num_answered >= 10
     assert (refused.status_code, code(refused)) == (429, "overloaded")
     assert int(refused.headers["retry-after"]) > 0
 

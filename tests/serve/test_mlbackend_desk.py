@@ -27,7 +27,7 @@ from sonoloop.serve.protocol import ApiError
 
 
 class World:
-    """A model that drafts a chunk per ``gate`` opening, and a Label Studio that keeps what it is given."""
+    """A model that takes ``chunk_s`` for a chunk, and a Label Studio that keeps what it is given."""
 
     def __init__(self, *, chunk_s: float = 0.0, budget_s: float = 5.0, max_waiting: int = 100) -> None:
         self.chunk_s = chunk_s
@@ -107,34 +107,39 @@ class World:
         raise AssertionError("the desk does not come to rest")
 
 
+async def until_let_go() -> None:
+    """Longer than a stored task stays on the desk."""
+    await asyncio.sleep(2 * desk_module.STORED_AFTER_S)
+
+
 def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(main, 30))
+    asyncio.run(asyncio.wait_for(main, 120))
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk_module, "PAUSE_S", 0.01)
-    monkeypatch.setattr(desk_module, "STORED_AFTER_S", 0.05)
+    monkeypatch.setattr(desk_module, "STORED_AFTER_S", 0.5)
 
 
 def test_what_there_is_time_for_is_answered_and_the_rest_follows_once() -> None:
     async def main() -> None:
-        world = World(chunk_s=0.2, budget_s=0.5)
-        statuses = await world.ask(*range(40))
-        assert statuses == ["drafted"] * 8 + ["waiting"] * 32
+        world = World(chunk_s=1.0, budget_s=2.5)
+        statuses = await world.ask(*range(20))
+        assert statuses == ["drafted"] * 8 + ["waiting"] * 12
         await world.settled()
-        assert world.stored == Counter(range(40))
-        assert world.drafted == [f"c{number}" for number in range(40)]
-        await asyncio.sleep(0.1)
+        assert world.stored == Counter(range(20))
+        assert world.drafted == [f"c{number}" for number in range(20)]
+        await until_let_go()
         assert world.desk.num_tasks == 0
-        assert world.desk.counts == Counter(drafted=40, delivered=32)
+        assert world.desk.counts == Counter(drafted=20, delivered=12)
 
     run(main())
 
 
 def test_a_task_that_is_under_way_is_not_drafted_again_for_a_second_asker() -> None:
     async def main() -> None:
-        world = World(chunk_s=0.6, budget_s=0.9)
+        world = World(chunk_s=1.0, budget_s=1.5)
         first, second = await asyncio.gather(world.ask(*range(12)), world.ask(*range(8, 14)))
         assert first == ["drafted"] * 4 + ["waiting"] * 8
         assert second == ["asked-before"] * 4 + ["waiting"] * 2
@@ -149,7 +154,7 @@ def test_a_task_can_be_asked_for_again_once_the_answer_was_stored() -> None:
         world = World()
         assert await world.ask(1) == ["drafted"]
         assert await world.ask(1) == ["asked-before"]
-        await asyncio.sleep(0.1)
+        await until_let_go()
         assert await world.ask(1) == ["drafted"]
 
     run(main())
@@ -187,7 +192,7 @@ def test_of_an_asker_who_hung_up_everything_is_delivered() -> None:
         await asyncio.gather(asked, return_exceptions=True)
         await world.settled()
         assert world.stored == Counter(range(12))
-        await asyncio.sleep(0.1)
+        await until_let_go()
         assert world.desk.num_tasks == 0
 
     run(main())
@@ -197,7 +202,7 @@ def test_the_page_gets_a_fresh_draft_that_is_never_delivered(monkeypatch: pytest
     monkeypatch.setattr(desk_module, "STORED_AFTER_S", 60)
 
     async def main() -> None:
-        world = World(chunk_s=0.2, budget_s=0.3)
+        world = World(chunk_s=1.0, budget_s=1.5)
         batch = asyncio.create_task(world.ask(1))
         await asyncio.sleep(0.01)
         assert await world.ask(1, context={"result": []}) == ["waiting"]  # the model was busy for too long
@@ -220,7 +225,7 @@ def test_a_case_without_a_draft_says_why_and_may_be_asked_for_again() -> None:
         sheets = await world.desk.predict(refused, world.charged.append)
         assert [sheet.status for sheet in sheets] == ["not-a-case"]
         assert world.charged == [200]
-        await asyncio.sleep(0.1)
+        await until_let_go()
         assert world.desk.num_tasks == 0
 
     run(main())
@@ -233,7 +238,7 @@ def test_a_storage_that_does_not_answer_costs_one_task_and_no_other(
         world = World()
         world.unreadable = {"c1"}
         assert await world.ask(*range(6)) == ["drafted", "failed", *["drafted"] * 4]
-        await asyncio.sleep(0.1)
+        await until_let_go()
         world.unreadable = set()
         assert await world.ask(1) == ["drafted"]
 
@@ -259,7 +264,7 @@ def test_an_error_that_nobody_thought_of_leaves_no_task_on_the_desk(budget_s: fl
         world.is_broken = True
         assert await world.ask(1, 2) == ["failed" if budget_s > 1 else "waiting"] * 2
         await world.settled()
-        await asyncio.sleep(0.1)
+        await until_let_go()
         assert world.desk.num_tasks == 0
 
     run(main())
@@ -271,9 +276,9 @@ def test_a_call_that_failed_does_not_let_go_of_a_task_that_another_has_taken_sin
         world.is_broken = True
         assert await world.ask(1) == ["failed"]
         await asyncio.sleep(0.01)
-        world.is_broken, world.chunk_s = False, 1.0
+        world.is_broken, world.chunk_s = False, 4 * desk_module.STORED_AFTER_S
         second = asyncio.create_task(world.ask(1))
-        await asyncio.sleep(0.15)  # longer than a stored task stays
+        await until_let_go()
         assert await world.ask(1) == ["asked-before"]
         assert await second == ["drafted"]
         assert world.drafted == ["c1"]

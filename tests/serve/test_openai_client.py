@@ -269,7 +269,9 @@ def test_each_kind_of_error_is_the_clients_own(url: str, client: openai.OpenAI) 
 )
 def test_a_hostile_body_is_a_bad_request_that_quotes_nothing(url: str, body: bytes) -> None:
     headers = {"Authorization": f"Bearer {API_KEY}"}
-    response = httpx.post(f"{url}/v1/chat/completions", content=body, headers=headers, trust_env=False)
+    response = httpx.post(
+        f"{url}/v1/chat/completions", content=body, headers=headers, timeout=60, trust_env=False
+    )
     assert response.status_code == 400
     assert "Jane" not in response.text
     assert "999" not in response.text
@@ -279,6 +281,6 @@ def test_ten_thousand_parts_are_one_bad_request(url: str) -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
     headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "multipart/form-data; boundary=x"}
     response = httpx.post(
-        f"{url}/v1/files", content=part * 10_000 + b"--x--\r\n", headers=headers, trust_env=False
+        f"{url}/v1/files", content=part * 10_000 + b"--x--\r\n", headers=headers, timeout=60, trust_env=False
     )
     assert response.status_code == 400

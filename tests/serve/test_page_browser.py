@@ -370,12 +370,12 @@ def test_a_key_is_forgotten_only_when_the_server_says_it_is_invalid(
 
 
 def test_the_page_is_whole_without_other_hosts_and_forbids_what_it_does_not_need(url: str) -> None:
-    answer = httpx.get(url)
+    answer = httpx.get(url, timeout=60)
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     for name in re.findall(r'(?:src|href)="(/[^"]*)"', answer.text):
-        found = httpx.get(url + name)
+        found = httpx.get(url + name, timeout=60)
         assert found.status_code == 200, name
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", found.text), name

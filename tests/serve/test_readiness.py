@@ -33,7 +33,7 @@ class Cluster:
     def applications(self) -> dict[str, Any]:
         self.num_looks += 1
         time.sleep(self.look_s)
-        assert self.may_end.wait(30)
+        assert self.may_end.wait(120)
         deployment = SimpleNamespace(replica_states={ReplicaState.RUNNING: 1})
         up = SimpleNamespace(status=ApplicationStatus.RUNNING, deployments={"Champion": deployment})
         return {NEW: up, OLD: up}

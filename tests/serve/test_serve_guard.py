@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import logging
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from sonoloop.serve.keys import PLACE, Scope, add_key, key_digest, revoke_key
 
 API_KEY = "test-key-0123456789abcdef"
 SECRET = "Jane-Doe-1970"
-CONFIG = ServeConfig(body_timeout_s=0.3, max_body_bytes=2000)
+CONFIG = ServeConfig(body_timeout_s=1, max_body_bytes=2000)
 COMPLETIONS = "/v1/chat/completions"
 
 
@@ -59,6 +58,12 @@ def told(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 
+async def until_answered(http: httpx.AsyncClient, key: str, status: int) -> None:
+    async with asyncio.timeout(60):
+        while (await chat(http, key)).status_code != status:
+            await asyncio.sleep(0.05)
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(keyring, "REFRESH_S", 0.05)
@@ -87,11 +92,9 @@ def test_a_running_door_hears_of_new_and_revoked_keys(workspace: Store) -> None:
         async with door(workspace) as http:
             assert told(await chat(http, "slk-unknown")) == (401, "invalid_api_key")
             _, key = add_key(workspace, "late", [Scope.CHAT])
-            await asyncio.sleep(0.1)
-            assert (await chat(http, key)).status_code == 200
+            await until_answered(http, key, 200)
             revoke_key(workspace, "late")
-            await asyncio.sleep(0.1)
-            assert told(await chat(http, key)) == (401, "invalid_api_key")
+            await until_answered(http, key, 401)
 
     asyncio.run(main())
 
@@ -166,19 +169,16 @@ def test_every_answer_tells_a_browser_to_keep_to_itself(path: str) -> None:
 
 def test_a_body_that_drips_is_given_up_in_time() -> None:
     async def drops() -> AsyncIterator[bytes]:
-        for _ in range(100):
+        while True:
             yield b" "
             await asyncio.sleep(0.02)
 
-    async def main() -> tuple[httpx.Response, float]:
+    async def main() -> httpx.Response:
         async with door(None) as http:
-            begin = time.monotonic()
-            answer = await http.post(COMPLETIONS, content=drops(), headers=bearer(API_KEY))
-            return answer, time.monotonic() - begin
+            asked = http.post(COMPLETIONS, content=drops(), headers=bearer(API_KEY))
+            return await asyncio.wait_for(asked, 60)
 
-    answer, seconds = asyncio.run(main())
-    assert told(answer) == (408, "body_timeout")
-    assert seconds < 1
+    assert told(asyncio.run(main())) == (408, "body_timeout")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])

@@ -103,10 +103,10 @@ def test_a_field_that_has_no_effect_is_refused_by_name(
 
 def test_nothing_is_left_of_an_upload_after_its_time() -> None:
     async def main() -> None:
-        uploads = Uploads(UploadsConfig(keep_s=0.05))
+        uploads = Uploads(UploadsConfig(keep_s=1))
         kept = uploads.put("one", SMALL, 1)
         assert uploads.picture("one", kept.id) is SMALL
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.5)
         assert uploads.picture("one", kept.id) is None
         assert uploads.of("one") == []
 

@@ -236,11 +236,11 @@ def test_lists_that_only_resemble_each_other_are_no_loop(findings: str) -> None:
 def test_outputs_beyond_the_limit_are_refused_and_the_longest_are_read_quickly() -> None:
     sentences = "".join(f"Finding {number} at {number * 7} mm. " for number in range(10_000))
     longest = format_report(sentences[: MAX_CHARS - 100], "Benign.")
-    begin = time.perf_counter()
+    begin = time.thread_time()
     parse_report(longest)
     for hostile in ("ultrasound" + " " * 9000, "*" * 9000, "\n# " * 4000, "```\n" * 4000, "1. " * 5000):
         refusal(hostile + " mass")
-    assert time.perf_counter() - begin < 5  # 0.2 s on a quiet core; quadratic searches took minutes
+    assert time.thread_time() - begin < 20  # 0.2 s of a core; quadratic searches took minutes
     refusal(format_report("a" * MAX_CHARS, "Benign."))
 
 

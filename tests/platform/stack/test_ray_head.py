@@ -63,10 +63,10 @@ def test_a_submitted_job_runs_on_the_head_and_sees_s3(head: StackInfo) -> None:
 def test_without_the_token_nobody_submits_a_job(head: StackInfo) -> None:
     url = f"{head.dashboard_url}/api/jobs/"
     submit = {"entrypoint": "true"}
-    assert httpx.get(url, trust_env=False).status_code == 401
-    assert httpx.post(url, json=submit, trust_env=False).status_code == 401
+    assert httpx.get(url, timeout=60, trust_env=False).status_code == 401
+    assert httpx.post(url, json=submit, timeout=60, trust_env=False).status_code == 401
     wrong = {"Authorization": f"Bearer {'0' * 64}"}
-    assert httpx.post(url, json=submit, headers=wrong, trust_env=False).status_code in (401, 403)
+    assert httpx.post(url, json=submit, headers=wrong, timeout=60, trust_env=False).status_code in (401, 403)
 
 
 def test_the_temporary_folder_is_short_and_differs_between_folders(tmp_path: Path) -> None:

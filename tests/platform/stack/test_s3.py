@@ -123,7 +123,9 @@ def test_a_wrong_key_gets_403(stack_s3) -> None:
         with pytest.raises(ClientError) as caught:
             s3.client(stack_s3.endpoint, wrong).list_buckets()
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
-    assert httpx.get(f"{stack_s3.endpoint}/sonoloop-workspace", trust_env=False).status_code == 403
+    assert (
+        httpx.get(f"{stack_s3.endpoint}/sonoloop-workspace", timeout=60, trust_env=False).status_code == 403
+    )
 
 
 def test_the_filer_behind_s3_serves_no_object_without_keys(stack_s3) -> None:
@@ -133,7 +135,9 @@ def test_the_filer_behind_s3_serves_no_object_without_keys(stack_s3) -> None:
     stack_s3.client.put_object(Bucket=bucket, Key="private", Body=b"1")
     filer = ports.recorded(stack_s3.folder)["s3-filer"]
     try:
-        status = httpx.get(f"http://127.0.0.1:{filer}/buckets/{bucket}/private", trust_env=False).status_code
+        status = httpx.get(
+            f"http://127.0.0.1:{filer}/buckets/{bucket}/private", timeout=60, trust_env=False
+        ).status_code
     except httpx.HTTPError:
         return
     assert status >= 400
@@ -148,7 +152,7 @@ def test_the_label_studio_page_and_no_other_may_load_images(stack_s3) -> None:
     page = rules[0]["AllowedOrigins"][0]
 
     def allowed(origin: str) -> str | None:
-        answer = httpx.get(signed, headers={"Origin": origin}, trust_env=False)
+        answer = httpx.get(signed, headers={"Origin": origin}, timeout=60, trust_env=False)
         assert answer.status_code == 200
         return answer.headers.get("access-control-allow-origin")
 
