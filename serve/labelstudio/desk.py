@@ -228,7 +228,10 @@ class Desk:
                 if self._on_desk.get(sheet.task.id) is sheet:  # a later call may have taken the task again
                     del self._on_desk[sheet.task.id]
 
-        asyncio.get_running_loop().call_later(after_s, take_off)
+        if after_s > 0:
+            asyncio.get_running_loop().call_later(after_s, take_off)
+        else:
+            take_off()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -300,8 +300,8 @@ def test_a_hint_brings_the_next_look_forward(stage: Stage) -> None:
     timer = threading.Timer(0.3, lambda: write_hint(stage.workspace))
     timer.start()
     begin = time.monotonic()
-    watch_module._pause(stage.workspace, 300.0, hinted_at(stage.workspace))
-    assert time.monotonic() - begin < 150
+    watch_module._pause(stage.workspace, 100.0, hinted_at(stage.workspace))
+    assert time.monotonic() - begin < 100
     timer.join()
 
 

@@ -275,7 +275,6 @@ def test_a_call_that_failed_does_not_let_go_of_a_task_that_another_has_taken_sin
         world = World()
         world.is_broken = True
         assert await world.ask(1) == ["failed"]
-        await asyncio.sleep(0.01)
         world.is_broken, world.chunk_s = False, 4 * desk_module.STORED_AFTER_S
         second = asyncio.create_task(world.ask(1))
         await until_let_go()
