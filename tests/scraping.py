@@ -8,7 +8,7 @@ import time
 import httpx
 import ray
 
-SCRAPE_WITHIN_S = 30
+SCRAPE_WITHIN_S = 120
 
 
 def scraped(*wanted: str) -> str:
@@ -20,7 +20,8 @@ def scraped(*wanted: str) -> str:
     (node,) = ray.nodes()
     deadline = time.monotonic() + SCRAPE_WITHIN_S
     while True:
-        text = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").text
+        place = f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+        text = httpx.get(f"http://{place}/metrics", timeout=60).text
         if all(re.search(pattern, text) for pattern in wanted) or time.monotonic() > deadline:
             return text
         time.sleep(0.5)

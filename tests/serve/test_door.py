@@ -23,8 +23,10 @@ SECRET = "Jane Doe 1970-01-01"
 CONFIG = ServeConfig(timeout_s=1, max_ongoing=1, max_queued=0)
 
 
-def answers(*events: Event, forever: bool = False) -> Ask:
+def answers(*events: Event, forever: bool = False, begun: asyncio.Event | None = None) -> Ask:
     async def ask(_question: Question) -> AsyncGenerator[Event, None]:
+        if begun is not None:
+            begun.set()
         for event in events:
             yield event
         if forever:
@@ -134,6 +136,7 @@ def test_one_asker_more_than_there_are_places_is_sent_away() -> None:
 def test_a_full_line_is_told_before_the_body_is_read() -> None:
     body = {"model": "nano", "messages": [{"role": "user", "content": "x"}]}
     read: list[bytes] = []
+    begun = asyncio.Event()
 
     async def slowly() -> AsyncGenerator[bytes, None]:
         for part in (b"{", b"}"):
@@ -141,9 +144,9 @@ def test_a_full_line_is_told_before_the_body_is_read() -> None:
             yield part
 
     async def main() -> int:
-        async with client(answers(forever=True)) as http:
+        async with client(answers(forever=True, begun=begun)) as http:
             first = asyncio.create_task(http.post("/v1/chat/completions", json=body))
-            await asyncio.sleep(0.1)
+            await begun.wait()
             refused = await http.post("/v1/chat/completions", content=slowly())
             await first
             return refused.status_code
@@ -153,9 +156,10 @@ def test_a_full_line_is_told_before_the_body_is_read() -> None:
 
 
 def test_an_answer_names_the_version_that_it_began_with_though_the_champion_changes_meanwhile() -> None:
-    go_on = asyncio.Event()
+    begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(_question: Question) -> AsyncGenerator[Event, None]:
+        begun.set()
         await go_on.wait()
         yield ChatResult("old", 1, 1, "stop")
 
@@ -167,7 +171,7 @@ def test_an_answer_names_the_version_that_it_began_with_though_the_champion_chan
     async def main() -> list[dict[str, Any]]:
         async with client_of(Api(config, "nano", lambda: serving[0], key_digest(API_KEY))) as http:
             first = asyncio.create_task(http.post("/v1/chat/completions", json=body))
-            await asyncio.sleep(0.1)
+            await begun.wait()
             serving[0] = new
             second = await http.post("/v1/chat/completions", json=body)
             go_on.set()

@@ -100,7 +100,7 @@ class World:
         return [str(sheet.status) for sheet in sheets]
 
     async def settled(self) -> None:
-        for _ in range(1000):
+        for _ in range(6000):
             if not self.desk._under_way:
                 return
             await asyncio.sleep(0.01)

@@ -24,7 +24,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.seen.append((self.command, self.path))  # type: ignore[attr-defined]
         if "slow" in self.path:
-            time.sleep(1)
+            time.sleep(3)
         busy = "busy" in self.path and len(self.server.seen) < 3  # type: ignore[attr-defined]
         status = (
             429
@@ -65,7 +65,7 @@ def web() -> Iterator[ThreadingHTTPServer]:
 
 @pytest.fixture
 def connection(web) -> Iterator[Connection]:
-    with Connection(f"http://127.0.0.1:{web.server_port}/", LEGACY, timeout_s=0.3) as opened:
+    with Connection(f"http://127.0.0.1:{web.server_port}/", LEGACY, timeout_s=1) as opened:
         yield opened
 
 

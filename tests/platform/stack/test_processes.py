@@ -32,7 +32,7 @@ def spawn(folder: Path, argv: list[str], name: str = "service") -> processes.Pro
 
 
 def wait_for(path: Path) -> str:
-    for _ in range(200):
+    for _ in range(2400):
         if path.exists() and path.read_text():
             return path.read_text()
         time.sleep(0.05)

@@ -94,7 +94,7 @@ def peak_of(door: Door) -> Iterator[list[float]]:
         thread.join()
 
 
-def heard(line: socket.socket, patience_s: float = 5.0) -> bytes:
+def heard(line: socket.socket, patience_s: float = 60.0) -> bytes:
     """What comes on a connection, until its end or, after the first bytes, half a second of silence."""
     line.settimeout(patience_s)
     parts = []

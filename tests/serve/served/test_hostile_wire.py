@@ -187,7 +187,7 @@ def test_an_answer_that_nobody_waits_for_is_stopped_whatever_its_caller_says(doo
             time.sleep(0.3)
         begin = time.monotonic()
         _until_answered(door, BODY)
-        assert time.monotonic() - begin < whole_s / 2
+        assert time.monotonic() - begin < 0.8 * whole_s
 
 
 def _until_answered(door: Door, body: str) -> None:
