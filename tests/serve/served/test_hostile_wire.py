@@ -119,7 +119,7 @@ def test_callers_that_say_nothing_or_little_are_ended(door: Door) -> None:
         threading.Thread(target=drip, args=(dripping, b"GET /"), daemon=True).start()
         begin = time.monotonic()
         for line in (*lines, dripping):
-            assert is_closed_within(line, 60 * limit_s)
+            assert is_closed_within(line, 10 * limit_s)
         assert time.monotonic() - begin > limit_s * 0.5
 
 
@@ -138,8 +138,10 @@ def test_a_body_that_drips_gets_its_status(door: Door) -> None:
     with door.connect() as line:
         head = f"{POST}Content-Length: 1000000\r\n\r\n".encode()
         threading.Thread(target=drip, args=(line, head), daemon=True).start()
-        answer = heard(line, patience_s=30 * CONFIG.body_timeout_s)
+        begin = time.monotonic()
+        answer = heard(line, patience_s=3 * CONFIG.body_timeout_s)
     assert statuses(answer) == [408]
+    assert time.monotonic() - begin < 4 * CONFIG.body_timeout_s
 
 
 def test_a_caller_without_a_key_is_told_so_before_its_body_and_may_not_go_on(door: Door) -> None:
@@ -147,17 +149,17 @@ def test_a_caller_without_a_key_is_told_so_before_its_body_and_may_not_go_on(doo
     with door.connect() as line:
         threading.Thread(target=drip, args=(line, head.encode()), daemon=True).start()
         assert statuses(heard(line)) == [401]
-        assert is_closed_within(line, 60)
+        assert is_closed_within(line, 15)
 
 
 def test_a_crowd_that_says_nothing_keeps_nobody_out_for_long(door: Door) -> None:
     with ExitStack() as stack:
         lines = [stack.enter_context(door.connect()) for _ in range(2 * CONFIG.wire.max_connections)]
-        deadline = time.monotonic() + 60 * CONFIG.wire.head_timeout_s
+        deadline = time.monotonic() + 10 * CONFIG.wire.head_timeout_s
         while not _lets_in(door):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert all(is_closed_within(line, 60) for line in lines)
+        assert all(is_closed_within(line, 10) for line in lines)
 
 
 def _lets_in(door: Door) -> bool:
@@ -187,7 +189,7 @@ def test_an_answer_that_nobody_waits_for_is_stopped_whatever_its_caller_says(doo
             time.sleep(0.3)
         begin = time.monotonic()
         _until_answered(door, BODY)
-        assert time.monotonic() - begin < 0.8 * whole_s
+        assert time.monotonic() - begin < whole_s / 2
 
 
 def _until_answered(door: Door, body: str) -> None:
@@ -215,7 +217,7 @@ def test_a_new_key_opens_and_a_revoked_one_closes_within_seconds(door: Door) -> 
 
 
 def _waits_for(door: Door, key: str, status: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 10
     headers = {"Authorization": f"Bearer {key}"}
     while (
         httpx.get(f"{door.url}/v1/models", headers=headers, timeout=60, trust_env=False).status_code != status
