@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from http import HTTPStatus
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -31,7 +32,9 @@ SETTINGS_VARIABLE = "SONOLOOP_WIRE"
 KEEP_ALIVE_S = 30
 """For a connection between two requests."""
 LINGER_S = 5.0
-"""For a body that still comes after its answer."""
+"""For what still comes after its answer."""
+LINGER_BYTES = 2**20
+"""Of a request that was refused before it was read: more is not waited for."""
 
 UNHEARD = frozenset(
     {
@@ -93,8 +96,12 @@ class Hygiene:
 
         app: ASGIApp = self._app
         if sum(len(name) + len(value) for name, value in heard) > self._max_head_bytes:
-            app = PlainTextResponse(f"expected headers of at most {self._max_head_bytes} bytes", 431)
+            app = PlainTextResponse(_too_long(self._max_head_bytes), 431)
         await app({**scope, "headers": heard}, receive, strict_send)
+
+
+def _too_long(max_head_bytes: int) -> str:
+    return f"expected headers of at most {max_head_bytes} bytes"
 
 
 def _plain(name: bytes) -> str:
@@ -116,6 +123,7 @@ class StrictProtocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._in_head = False
         self._num_head_bytes = 0
+        self._num_thrown_away: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller more, unless there are too many."""
@@ -131,11 +139,50 @@ class StrictProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of one or more requests."""
+        """Bytes of one or more requests; after a refusal they are thrown away."""
+        if self._num_thrown_away is not None:
+            self._num_thrown_away += len(data)
+            if self._num_thrown_away > LINGER_BYTES:
+                self.transport.abort()
+            return
         super().data_received(data)
         self._num_head_bytes = self._num_head_bytes + len(data) if self._in_head else 0
         if self._num_head_bytes > self.limits.max_head_bytes:
-            self.transport.close()
+            self._refuse(431, _too_long(self.limits.max_head_bytes))
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP."""
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answer what cannot be read on, and hang up once the caller can have read that.
+
+        To close a connection with unread bytes resets it, and the answer is lost with what came (RFC 9112,
+        9.6): so the sending half is closed first, and what still comes is thrown away for a while.
+        """
+        if self._num_thrown_away is not None:
+            return
+        cycle = self.cycle
+        is_answering = cycle is not None and not cycle.response_complete
+        if self.pipeline or (is_answering and cycle.response_started):
+            self.transport.close()  # a status in the midst of another answer would be read as part of it
+            return
+        if is_answering:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        head = {
+            "content-type": "text/plain; charset=utf-8",
+            "content-length": str(len(text)),
+            "connection": "close",
+            **SECURITY_HEADERS,
+        }
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *map(": ".join, head.items()), "", text]
+        self.transport.write("\r\n".join(lines).encode("ascii"))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._num_thrown_away = 0
+        self.flow.resume_reading()
+        self._expect_end_within(LINGER_S)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""

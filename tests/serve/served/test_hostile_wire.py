@@ -104,6 +104,27 @@ def test_a_head_without_end_is_cut_off(door: Door) -> None:
             _send_for_ever(line)
 
 
+@pytest.mark.parametrize("num_more", [0, 20_000, 500_000])
+def test_a_head_that_is_too_long_gets_its_status_whatever_still_comes_of_it(
+    door: Door, num_more: int
+) -> None:
+    with door.connect() as line:
+        line.sendall(GET.encode() + b"X: " + b"a" * CONFIG.wire.max_head_bytes)
+        time.sleep(0.2)  # the answer is on its way, and so is the rest
+        line.sendall(b"a" * num_more)
+        assert statuses(heard(line)) == [431]
+        assert is_closed_within(line, 60)
+
+
+def test_a_body_that_is_no_http_gets_its_status_whatever_still_comes_of_it(door: Door) -> None:
+    with door.connect() as line:
+        line.sendall(f"{POST}Transfer-Encoding: chunked\r\n\r\nZZ\r\n".encode())
+        time.sleep(0.2)
+        line.sendall(b"a" * 500_000)
+        assert statuses(heard(line)) == [400]
+        assert is_closed_within(line, 60)
+
+
 def _send_for_ever(line: socket.socket) -> None:
     for _ in range(1000):
         line.sendall(b"a" * 65536)
