@@ -31,7 +31,8 @@ from ray.data import ActorPoolStrategy, DataContext
 from benchmarks.drafting_work import Layout
 from sonoloop.jobs.annotating.units import in_batches
 from sonoloop.jobs.config import Config
-from sonoloop.model.engine import Draft, TransformersEngine
+from sonoloop.model.draft import Draft
+from sonoloop.model.engine import TransformersEngine
 from sonoloop.model.frames import decode_frame
 from sonoloop.model.prepared import CaseInput, PreparedCase, prepare
 from sonoloop.platform import registry

@@ -22,11 +22,10 @@ from sonoloop.jobs.finetuning.inputs import (
     learnt_from,
     read_inputs,
 )
-from sonoloop.jobs.finetuning.loop import DivergedError
 from sonoloop.jobs.finetuning.plan import Plan
 from sonoloop.jobs.finetuning.publishing import publish_trained, publish_upcycled
+from sonoloop.jobs.finetuning.task import FOLDER, DivergedError, TrainingTask
 from sonoloop.jobs.finetuning.trainer import fit
-from sonoloop.jobs.finetuning.worker import FOLDER, TrainingTask
 from sonoloop.jobs.output import ConfigOption, JsonOption, progress, show
 from sonoloop.jobs.runs import Run, ray_session, read_runs, stage, start_run
 from sonoloop.jobs.snapshot import Snapshot, freeze_snapshot, read_conversations, read_snapshot

@@ -11,8 +11,6 @@ from pydantic import BaseModel
 from sonoloop.jobs.config import Config, load_config
 from sonoloop.jobs.output import ConfigOption, JsonOption, show
 from sonoloop.model import nano
-from sonoloop.model.checkpoint import load_model
-from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.platform import registry
 from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.identity import pseudonym_key
@@ -67,6 +65,9 @@ def run_init(config: Config, *, model_folder: Path | None = None) -> InitSummary
 
 def _publish(workspace: Store, name: str, model_folder: Path | None) -> str:
     if model_folder is not None:
+        from sonoloop.model.checkpoint import load_model
+        from sonoloop.model.processor import EchoVLMProcessor
+
         load_model(model_folder, device="meta")  # checks every key and shape, holds no weight
         EchoVLMProcessor.from_folder(model_folder)
         return registry.publish(workspace, model_folder, name, lineage={"base": "published by init"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NotRequired, TypedDict, get_args
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, get_args
 
 import numpy as np
 from PIL import Image
@@ -14,8 +14,10 @@ from sonoloop.model.frames import Pixels
 from sonoloop.model.generation import Prompt
 from sonoloop.model.patches import NO_PATCHES
 from sonoloop.model.prepared import CaseInput, prepare
-from sonoloop.model.processor import EchoVLMProcessor
 from sonoloop.model.prompts import Content, Message, Role
+
+if TYPE_CHECKING:  # whose module takes seconds to import
+    from sonoloop.model.processor import EchoVLMProcessor
 
 MAX_TOP_LOGPROBS = 20
 

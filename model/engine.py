@@ -7,8 +7,8 @@ the lexicon's grammar. What generates the tokens is a `Backend`: transformers he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -17,6 +17,7 @@ from sonoloop.model.chat_stream import stream_answer
 from sonoloop.model.checkpoint import load_model
 from sonoloop.model.chosen import boxes_in_case
 from sonoloop.model.decoding import TransformersBackend, answer_text
+from sonoloop.model.draft import Draft
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.expert_usage import ExpertUsage
 from sonoloop.model.generation import (
@@ -26,7 +27,6 @@ from sonoloop.model.generation import (
     Sampling,
     Turn,
     TurnAnswer,
-    geometric_mean,
 )
 from sonoloop.model.packed import can_pack, pack_for_inference
 from sonoloop.model.prepared import PreparedCase
@@ -41,35 +41,6 @@ from sonoloop.platform.lexicon import Entities, LesionBox, parse_generated
 S = TypeVar("S")
 T = TypeVar("T")
 B = TypeVar("B", bound=Backend)
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What a model wrote for one case, parsed.
-
-    Attributes:
-        findings: The report's first section.
-        impression: Its second section.
-        entities: Valid under the lexicon.
-        boxes: Lesion boxes, fractions of their image; indices count the case's own images.
-        value_probabilities: Entity field -> probability of its value among the admissible ones, 0..1,
-            uncalibrated; fields that the grammar left no choice about are absent.
-        report_score: Geometric mean probability of the report's tokens, 0..1.
-        num_tokens: Tokens generated for this case, ends included.
-    """
-
-    findings: str
-    impression: str
-    entities: Entities
-    boxes: tuple[LesionBox, ...]
-    value_probabilities: Mapping[str, float]
-    report_score: float
-    num_tokens: int
-
-    @property
-    def confidence(self) -> float:
-        """Geometric mean of the value probabilities, 0..1; 1 where nothing was a choice."""
-        return geometric_mean(self.value_probabilities.values())
 
 
 class Engine(Protocol):

@@ -1,21 +1,25 @@
-"""Choosing the engine that a configuration names."""
+"""Choosing the engine that a configuration names.
+
+Here a model's machinery is imported, and not before an engine is opened: it takes seconds and 300 MB of every
+process, and most of those that name an engine only hand its work on.
+"""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from sonoloop.model.configuration import read_config
-from sonoloop.model.engine import TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
-from sonoloop.model.vllm_engine.core import unsupported
-from sonoloop.model.vllm_engine.engine import VllmEngine
 from sonoloop.model.vllm_engine.settings import is_available
+
+if TYPE_CHECKING:
+    from sonoloop.model.engine import TransformersEngine
+    from sonoloop.model.vllm_engine.engine import VllmEngine
 
 logger = logging.getLogger(__name__)
 
-LoadedEngine: TypeAlias = TransformersEngine | VllmEngine
+LoadedEngine: TypeAlias = "TransformersEngine | VllmEngine"
 
 
 def open_engine(folder: Path, config: EngineConfig | None = None) -> LoadedEngine:
@@ -27,6 +31,11 @@ def open_engine(folder: Path, config: EngineConfig | None = None) -> LoadedEngin
         CheckpointError: the folder is incomplete or of another architecture.
         ConfigError: vLLM was named and is not installed, or refuses the settings.
     """
+    from sonoloop.model.configuration import read_config
+    from sonoloop.model.engine import TransformersEngine
+    from sonoloop.model.vllm_engine.core import unsupported
+    from sonoloop.model.vllm_engine.engine import VllmEngine
+
     config = config or EngineConfig()
     if config.engine == "transformers" or (config.engine == "auto" and not is_available()):
         return TransformersEngine(folder, config)

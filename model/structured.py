@@ -16,16 +16,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.hf import from_tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from sonoloop.model.value_probabilities import ValueMeter
 from sonoloop.platform.lexicon import ORGANS, Organ, generation_schema, longest_text
+
+if TYPE_CHECKING:  # seconds of every process that only names a grammar
+    from transformers import PreTrainedTokenizerFast
 
 TokenIds = npt.NDArray[np.int64]
 
@@ -117,6 +118,8 @@ class Grammars:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, *, vocab_size: int, end_id: int) -> None:
+        from llguidance.hf import from_tokenizer
+
         self.vocab_size, self.end_id = vocab_size, end_id
         self._tokenizer: LLTokenizer = from_tokenizer(tokenizer, n_vocab=vocab_size, eos_token=end_id)
         self._compiled: OrderedDict[RowSpec | JsonSpec, LLMatcher] = OrderedDict()

@@ -27,6 +27,24 @@ MODULES = [
     if path.name != "__main__.py" and path not in NEED_VLLM
 ]
 
+WITHOUT_MODEL = [
+    "sonoloop.jobs.annotate",
+    "sonoloop.jobs.annotating.preparing",
+    "sonoloop.jobs.annotating.sink",
+    "sonoloop.jobs.batch",
+    "sonoloop.jobs.evaluate",
+    "sonoloop.jobs.finetuning.preparing",
+    "sonoloop.jobs.finetuning.tally",
+    "sonoloop.jobs.finetuning.task",
+    "sonoloop.jobs.init",
+    "sonoloop.model.training.recipes",
+    "sonoloop.serve.gateway",
+    "sonoloop.serve.rolling",
+    "sonoloop.serve.running",
+    "sonoloop.serve.wire",
+]
+"""What runs where no model does: torch and transformers would take it seconds and 300 MB."""
+
 EFFECTS = """
 import importlib, sys
 EVENTS = {"open", "os.mkdir", "os.remove", "os.rename", "os.putenv", "socket.connect", "subprocess.Popen"}
@@ -95,6 +113,12 @@ def test_a_file_is_one_idea(path: Path) -> None:
 
 def test_importing_any_module_opens_writes_connects_and_starts_nothing(tmp_path: Path) -> None:
     assert run("-c", EFFECTS, *MODULES, cwd=tmp_path).partition("effects:")[2].strip() == ""
+
+
+def test_what_runs_no_model_starts_without_torch_and_transformers(tmp_path: Path) -> None:
+    heavy = "print('heavy:', *{'torch', 'transformers'} & sys.modules.keys())"
+    code = f"import sys, {', '.join(WITHOUT_MODEL)}; {heavy}"
+    assert run("-c", code, cwd=tmp_path).strip() == "heavy:"
 
 
 def test_the_guard_of_imports_sees_an_effect(tmp_path: Path) -> None:

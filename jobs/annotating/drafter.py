@@ -13,8 +13,7 @@ from sonoloop.jobs.annotating.guard import Guarded
 from sonoloop.jobs.annotating.patience import Patience
 from sonoloop.jobs.annotating.units import UnitCase
 from sonoloop.jobs.annotating.watch import Reporter
-from sonoloop.model.draft_rows import draft_columns
-from sonoloop.model.engine import Draft
+from sonoloop.model.draft import Draft, draft_columns
 from sonoloop.model.open_engine import open_engine
 from sonoloop.model.prepared import PreparedCase
 from sonoloop.platform import logs, registry

@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
 from sonoloop.jobs.finetuning.curve import CURVE_FILE, StepRecord, from_lines, to_lines
-from sonoloop.jobs.finetuning.loop import DivergedError
 from sonoloop.jobs.finetuning.sharding import whole
+from sonoloop.jobs.finetuning.task import DivergedError
 from sonoloop.model.training.trainable import ADAPTER_INPUT
 from sonoloop.platform.errors import CheckpointError
 

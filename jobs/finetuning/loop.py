@@ -19,13 +19,9 @@ from sonoloop.jobs.finetuning.config import FinetuneConfig
 from sonoloop.jobs.finetuning.curve import StepRecord
 from sonoloop.jobs.finetuning.engine import computing, set_rate
 from sonoloop.jobs.finetuning.plan import Plan
+from sonoloop.jobs.finetuning.task import DivergedError
 from sonoloop.model.supervised import IGNORED
 from sonoloop.model.training.schedule import learning_rate_factor
-from sonoloop.platform.errors import ServiceError
-
-
-class DivergedError(ServiceError):
-    """The loss is no number any more; going on from a checkpoint would come to the same."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from sonoloop.jobs.finetuning.config import FinetuneConfig
 from sonoloop.jobs.finetuning.tally import tallied
-from sonoloop.jobs.finetuning.worker import FOLDER, TrainingTask, train_worker
+from sonoloop.jobs.finetuning.task import FOLDER, TrainingTask, train_worker
 from sonoloop.platform.errors import ServiceError, SonoloopError
 
 POLL_VARIABLE = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"

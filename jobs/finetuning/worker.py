@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.fs as pafs
-import ray
 from ray import train
 from ray.train import Checkpoint
 
@@ -21,57 +19,23 @@ from sonoloop.jobs.finetuning.config import FinetuneConfig
 from sonoloop.jobs.finetuning.curve import StepRecord, write_curve
 from sonoloop.jobs.finetuning.data import Reader, prepared_cases, steps_of
 from sonoloop.jobs.finetuning.inputs import read_inputs
-from sonoloop.jobs.finetuning.loop import DivergedError, Trainer
+from sonoloop.jobs.finetuning.loop import Trainer
 from sonoloop.jobs.finetuning.opening import open_training
 from sonoloop.jobs.finetuning.plan import Plan
+from sonoloop.jobs.finetuning.task import FOLDER, TrainingTask
 from sonoloop.jobs.snapshot import ConversationRow, SnapshotRow, read_conversations, read_snapshot
-from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.expert_usage import ExpertUsage, expert_usage
 from sonoloop.model.processor import EchoVLMProcessor
-from sonoloop.platform import logs, registry
-from sonoloop.platform.errors import SonoloopError, StorageError, UnreachableError
+from sonoloop.platform import registry
+from sonoloop.platform.errors import StorageError, UnreachableError
 from sonoloop.platform.storage_errors import storage_errors
 from sonoloop.platform.workspace import Store
 
 logger = logging.getLogger(__name__)
-FOLDER = "train"
-"""Of a run: where Ray Train keeps checkpoints, and its own record of them."""
 
 
-@dataclass(frozen=True)
-class TrainingTask:
-    """Everything a worker needs; picklable."""
-
-    workspace: Store
-    run_id: str
-    base: str
-    snapshot: str
-    config: FinetuneConfig
-    reading: EngineConfig
-    """How drafting reads and words a case; training does the same."""
-    tally: Any
-
-
-def train_worker(task: dict[str, TrainingTask]) -> None:
-    """Train one rank, from the last checkpoint where there is one.
-
-    Raises:
-        SonoloopError: it cannot go on; the tally knows why, and a worker that is started again ends at once.
-            A loss that is lost is known to all ranks, so they end by themselves.
-    """
-    job = task["task"]
-    logs.in_run(job.run_id)
-    if ray.get(job.tally.reason.remote()) is not None:
-        return
-    try:
-        _train(job)
-    except SonoloopError as err:
-        ray.get(job.tally.stop.remote(err))
-        if not isinstance(err, DivergedError):
-            raise
-
-
-def _train(job: TrainingTask) -> None:
+def train_rank(job: TrainingTask) -> None:
+    """Train one rank of a task, from the last checkpoint where there is one."""
     patiently = Patience(job.config.storage_patience_s)
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sonoloop.model.engine import Draft, Engine
+from sonoloop.model.draft import Draft
+from sonoloop.model.engine import Engine
 from sonoloop.model.metrics import Described, Scores, score
 from sonoloop.model.nano.data import PhantomCase
 from sonoloop.model.prepared import prepare

@@ -8,8 +8,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from sonoloop.model.chosen import choose_images
-from sonoloop.model.draft_rows import draft_columns
-from sonoloop.model.engine import Draft
+from sonoloop.model.draft import Draft, draft_columns
 from sonoloop.model.frames import Rgb, decode_frame
 from sonoloop.model.open_engine import LoadedEngine
 from sonoloop.model.prepared import CaseInput, PreparedCase, prepare

@@ -15,8 +15,8 @@ import torch
 from torch import distributed
 
 from sonoloop.jobs.finetuning import checkpoints
-from sonoloop.jobs.finetuning.loop import DivergedError
 from sonoloop.jobs.finetuning.publishing import write_trained
+from sonoloop.jobs.finetuning.task import DivergedError
 from sonoloop.model.checkpoint import load_model
 from sonoloop.model.training.recipes import RecipeConfig, RecipeName
 from sonoloop.model.training.trainable import make_trainable

@@ -13,7 +13,8 @@ from spoiled import cut_short, not_numbers
 
 from sonoloop.model import nano
 from sonoloop.model.chat import ChatMessage, ChatOptions
-from sonoloop.model.engine import Draft, TransformersEngine
+from sonoloop.model.draft import Draft
+from sonoloop.model.engine import TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.expert_usage import expert_usage
 from sonoloop.model.open_engine import LoadedEngine, open_engine

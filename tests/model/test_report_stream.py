@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from sonoloop.model import nano
-from sonoloop.model.engine import Draft
+from sonoloop.model.draft import Draft
 from sonoloop.model.open_engine import open_engine
 from sonoloop.model.prepared import CaseInput, PreparedCase, prepare
 from sonoloop.platform.errors import Reason, RejectedError

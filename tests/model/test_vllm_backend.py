@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from spoiled import cut_short, not_numbers
 
 from sonoloop.model import nano
-from sonoloop.model.engine import Draft, TransformersEngine
+from sonoloop.model.draft import Draft
+from sonoloop.model.engine import TransformersEngine
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.model.generation import Prompt, Request, Sampling, Turn, TurnAnswer
 from sonoloop.model.open_engine import open_engine
