@@ -32,8 +32,9 @@ from sonoloop.platform.stack.labelstudio import Account, account_file
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-SERVICES = {"stack_folder", "ray_cluster", "ray", "labelstudio", "browser"}
-"""Fixtures and marks of tests that need what a session has one of."""
+SERVICES = {"stack_folder", "labelstudio", "browser"}
+RAY = {"ray_cluster", "ray"}
+"""Fixtures and marks of tests that need what a process has one of."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -59,16 +60,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 2 --dist loadgroup`` what needs the session's services stays in one process."""
+    """With ``-n 2 --dist loadgroup`` what needs the same services stays in one process."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def _group(item: pytest.Item) -> str:
-    """Chaos has an S3 and a Ray of its own, so it runs in the process of those that need no services."""
+    """What takes long is spread: the shared Ray in one process, a second Label Studio and chaos in the other.
+
+    Chaos has an S3 and a Ray of its own.
+    """
     if item.path.parent.name == "chaos":
         return "chaos"
     needs = {*getattr(item, "fixturenames", ()), *(mark.name for mark in item.iter_markers())}
+    if needs & RAY:
+        return "ray"
     return "services" if needs & SERVICES else item.path.name
 
 

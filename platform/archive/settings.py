@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 
 
 class IndexConfig(BaseModel):

@@ -28,7 +28,8 @@ from pydicom.pixels import get_encoder
 from pydicom.uid import UID, JPEGLSLossless
 
 from sonoloop.platform.archive.confidentiality.profile import coded
-from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, DeidentifyConfig
+from sonoloop.platform.archive.deidentify.clean import RULES_VERSION
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.loop import clean_loop
 from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.instance import Frame, Instance

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sonoloop.platform.archive.archived import ArchivedInstances
-from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.quarantine import Release, release_of
 from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.export.config import ExportConfig, ExportFormat

@@ -32,17 +32,25 @@ class RayNodes:
     """A head and worker nodes with an accelerator each, all raylets of this machine."""
 
     cluster: Any
+    keys: dict[str, str]
     accelerated: list[Any] = field(default_factory=list)
+
+    def add(self, **options: Any) -> Any:
+        """A node more, whose workers know the keys; other tests of this process do not."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.keys.items():
+                patch.setenv(name, value)
+            return self.cluster.add_node(**options)
 
     def add_accelerated(self) -> None:
         """One more node with an accelerator."""
-        node = self.cluster.add_node(num_cpus=2, resources={ACCELERATOR: 1}, object_store_memory=80 * 2**20)
+        node = self.add(num_cpus=2, resources={ACCELERATOR: 1}, object_store_memory=80 * 2**20)
         self.accelerated.append(node)
 
     @property
     def env(self) -> dict[str, str]:
         """The environment of a driver that joins."""
-        return {**os.environ, "RAY_ADDRESS": self.cluster.address, "OMP_NUM_THREADS": "1"}
+        return {**os.environ, **self.keys, "RAY_ADDRESS": self.cluster.address, "OMP_NUM_THREADS": "1"}
 
     def raylet(self, node: Any) -> int:
         """The pid of a node's raylet."""
@@ -82,8 +90,10 @@ def own_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Stack]:
 
 
 @pytest.fixture
-def proxy(own_s3: S3Stack) -> Iterator[Proxy]:
-    """A proxy before it, that fails as it is told."""
+def proxy(own_s3: S3Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before it, that fails as it is told; the test itself knows the keys."""
+    for name, value in own_s3.env.items():
+        monkeypatch.setenv(name, value)
     with proxy_before(own_s3.endpoint) as running:
         yield running
 
@@ -93,25 +103,18 @@ def ray_nodes(own_s3: S3Stack) -> Iterator[RayNodes]:
     """A head with 4 logical CPUs and two nodes with 2 and an accelerator; all know the keys of `own_s3`."""
     from ray.cluster_utils import Cluster
 
-    patch = pytest.MonkeyPatch()
-    for name, value in own_s3.env.items():
-        patch.setenv(name, value)
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 4,
-            "resources": {"decoder": 1},
-            "include_dashboard": False,
-            "object_store_memory": 100 * 2**20,
-            "_system_config": HEALTH,
-        },
+    nodes = RayNodes(Cluster(), own_s3.env)
+    nodes.add(
+        num_cpus=4,
+        resources={"decoder": 1},
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        _system_config=HEALTH,
     )
-    nodes = RayNodes(cluster)
     nodes.add_accelerated()
     nodes.add_accelerated()
     yield nodes
     nodes.stop()
-    patch.undo()
 
 
 @pytest.fixture(scope="session")

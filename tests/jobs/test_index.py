@@ -19,7 +19,7 @@ from fault_proxy import Fault, proxy_before
 
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.index import run_index
-from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.rows import InstanceRecord
 from sonoloop.platform.archive.settings import IndexConfig
 from sonoloop.platform.errors import NothingToDoError, Reason, StorageError

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.pulling.withdrawing import withdraw
 from sonoloop.jobs.quarantine import run_list, run_release
-from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.quarantine import read_keeps, read_releases
 from sonoloop.platform.archive.frames import CaseMaker, MadeCase
 from sonoloop.platform.archive.grouping import CaseWork

@@ -18,7 +18,8 @@ from pydantic import SecretStr
 
 from sonoloop.jobs.config import Config
 from sonoloop.jobs.quarantine import quarantine, run_keep, run_list, run_release, run_show
-from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, DeidentifyConfig, clean_frames
+from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, clean_frames
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.masks import Box
 from sonoloop.platform.archive.deidentify.quarantine import (
     Keep,

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.identifiers import identifiers_of
 from sonoloop.platform.archive.deidentify.masks import Box, Mask, blackened, covered, only_regions
 from sonoloop.platform.archive.deidentify.quarantine import Release
@@ -25,23 +23,6 @@ from sonoloop.platform.errors import Reason, RejectedError
 
 RULES_VERSION = "3"
 """Named in every audit row; changes whenever the same pixels could come out otherwise."""
-
-
-class DeidentifyConfig(BaseModel):
-    """How pixels are cleaned."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    pictures_are_clean: bool = Field(
-        default=False,
-        description="look for no text, accept objects without regions; only for archives cleaned before",
-    )
-    text_without_regions: Literal["quarantine", "mask"] = Field(
-        default="quarantine",
-        description="what becomes of objects that declare no ultrasound region and hold text",
-    )
-    max_masked_share: float = Field(
-        default=0.3, gt=0, le=1, description="masked share of the picture above which it is quarantined"
-    )
 
 
 @dataclass(frozen=True)

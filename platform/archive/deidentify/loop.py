@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig, FrameAudit, apply_audit, audit_of
+from sonoloop.platform.archive.deidentify.clean import FrameAudit, apply_audit, audit_of
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.instance import Frame, Instance
 

@@ -13,7 +13,8 @@ from dicom_files import IDENTIFIERS, REGION, speckle, ultrasound
 from PIL import Image
 from pydantic import SecretStr
 
-from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, DeidentifyConfig
+from sonoloop.platform.archive.deidentify.clean import RULES_VERSION
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.frames import CaseMaker, MadeCase
 from sonoloop.platform.archive.grouping import CaseWork

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.grouping import (
     CHUNKS_AT_LEAST,

@@ -20,7 +20,7 @@ from pydicom.uid import JPEGLSLossless
 from tests.dicom_files import IDENTIFIERS, REGION, picture, real_file
 from tests.platform.export.made import KEY, full_ultrasound
 
-from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.loop import clean_loop
 from sonoloop.platform.archive.instance import Instance
 from sonoloop.platform.archive.reading.open import open_instance

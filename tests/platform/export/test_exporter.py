@@ -15,7 +15,7 @@ from tests.dicom_files import picture
 from tests.platform.export.made import KEY, full_ultrasound, result
 
 from sonoloop.platform.archive.archived import ArchivedInstances
-from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.headers import HeaderReader
 from sonoloop.platform.archive.objects.reader import ArchiveReader

@@ -11,7 +11,8 @@ import pytest
 from dicom_files import REGION, speckle, ultrasound
 from planted_text import left_of, plant, speckle_field, tesseract
 
-from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, Cleaned, DeidentifyConfig, clean_frames
+from sonoloop.platform.archive.deidentify.clean import RULES_VERSION, Cleaned, clean_frames
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.masks import Box
 from sonoloop.platform.archive.deidentify.quarantine import Release
 from sonoloop.platform.archive.instance import Instance

@@ -8,7 +8,7 @@ import numpy as np
 from dicom_files import ultrasound
 from planted_text import left_of, plant, speckle_field
 
-from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.loop import clean_loop
 from sonoloop.platform.archive.instance import Instance
 from sonoloop.platform.archive.reading.open import open_instance

@@ -7,7 +7,8 @@ import io
 import numpy as np
 import pytest
 
-from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig, clean_frames
+from sonoloop.platform.archive.deidentify.clean import clean_frames
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.masks import covered
 from sonoloop.platform.archive.reading.open import open_instance
 from sonoloop.platform.lexicon import Organ

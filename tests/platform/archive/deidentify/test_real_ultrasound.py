@@ -11,7 +11,8 @@ import deid_data
 import pytest
 from planted_text import tesseract
 
-from sonoloop.platform.archive.deidentify.clean import DeidentifyConfig, clean_frames
+from sonoloop.platform.archive.deidentify.clean import clean_frames
+from sonoloop.platform.archive.deidentify.config import DeidentifyConfig
 from sonoloop.platform.archive.deidentify.loop import clean_loop
 from sonoloop.platform.archive.instance import Frame, Instance
 from sonoloop.platform.archive.reading.open import open_instance
