@@ -114,8 +114,8 @@ class LabelStudioStack:
 
 
 def started(folder: Path, *components: Component) -> StackInfo:
-    """The stack of ``folder`` with these components up."""
-    return start(StackConfig(folder=folder, components=components))
+    """The stack of ``folder`` with these components up, however busy the machine is."""
+    return start(StackConfig(folder=folder, components=components, timeout_s=800))
 
 
 @pytest.fixture(scope="session")
