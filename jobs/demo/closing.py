@@ -87,8 +87,16 @@ def show_closing(summary: DemoSummary, info: StackInfo, output: Path) -> None:
         f"readers and drafts in figures: {output}/{REPORT_FILE}\n"
         f"the reviewed tasks: {info.labelstudio_url} (login: {info.labelstudio_account_file})\n"
         f"the workspace: . {info.env_file} && sonoloop status --config {config}\n"
-        f"undo the promotion: sonoloop promote --rollback --config {config}\n"
+        f"{_of_promotion(summary, config)}\n"
         f"stop the stack: sonoloop down --folder {info.folder}"
+    )
+
+
+def _of_promotion(summary: DemoSummary, config: Path) -> str:
+    if summary.promoted:
+        return f"undo the promotion: sonoloop promote --rollback --config {config}"
+    return (
+        "nothing was promoted (the gate's reason stands above): both rounds are the first champion's"
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sonoloop.jobs.demo import loop, recipe
+from sonoloop.jobs.demo.closing import DemoSummary, show_closing
 from sonoloop.jobs.demo.reader import ERROR_RATE, correct
 from sonoloop.jobs.demo.recipe import _configure, _phantoms
 from sonoloop.jobs.demo.size import DemoConfig
@@ -90,3 +91,15 @@ def test_the_reader_errs_as_often_as_stated_and_the_same_way_each_time() -> None
     wrong = [page for page in pages if page.entities != TRUTH.entities]
     assert len(wrong) / len(pages) == pytest.approx(ERROR_RATE, abs=0.012)
     assert pages[:50] == [correct(TRUTH, TRUTH, seed=str(number)) for number in range(50)]
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_the_end_offers_to_undo_a_promotion_only_where_there_was_one(
+    promoted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edits = {"round 0": 4.0, "round 1": 3.5}
+    summary = DemoSummary(cases=2, reviewed=1, promoted=promoted, rounds=[], edits_per_case=edits, seconds={})
+    show_closing(summary, StackInfo(folder=tmp_path, env_file=tmp_path / "env"), tmp_path)
+    said = capsys.readouterr().err
+    assert ("--rollback" in said) == promoted
+    assert ("nothing was promoted" in said) != promoted
