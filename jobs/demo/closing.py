@@ -95,9 +95,7 @@ def show_closing(summary: DemoSummary, info: StackInfo, output: Path) -> None:
 def _of_promotion(summary: DemoSummary, config: Path) -> str:
     if summary.promoted:
         return f"undo the promotion: sonoloop promote --rollback --config {config}"
-    return (
-        "nothing was promoted (the gate's reason stands above): both rounds are the first champion's"
-    )
+    return "nothing was promoted (the gate's reason stands above): both rounds are the first champion's"
 
 
 def _cell(figure: float | None) -> str:

@@ -73,7 +73,7 @@ def test_model_actors_run_on_accelerators_only_as_many_as_there_is_work_and_prep
     make_units(Store(str(tmp_path)), NUM_UNITS)
     driver = start(
         mib=0.1,
-        seconds=0.5,
+        seconds=2,  # 80 s of work for one: there is some left when the second one has started, however slowly
         num_actors=1,
         max_actors=2,
         actor_resources={ACCELERATOR: 1},
