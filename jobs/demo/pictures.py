@@ -45,9 +45,9 @@ def draw_contact_sheet(
 
 def draw_rounds(path: Path, comparisons: Sequence[Comparison]) -> None:
     """Bars of round 0 beside round 1: entity macro-F1, BLEU-1, ROUGE-L, and edits per case."""
-    figure = Figure(figsize=(4.2 * len(comparisons) + 1, 4), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(comparisons) + 1, 4), layout="constrained")
     panels = figure.subplots(1, len(comparisons) + 1, squeeze=False)[0]
-    names = ("entity macro-F1", "BLEU-1", "ROUGE-L", "box IoU")
+    names = ("entity\nmacro-F1", "BLEU-1", "ROUGE-L", "box IoU")
     for panel, item in zip(panels, comparisons, strict=False):
         values = [
             [s.entity_macro_f1, s.bleu_1, s.rouge_l, s.box_iou or 0.0]
@@ -69,7 +69,7 @@ def _bars(panel: Any, names: Sequence[str], values: Sequence[Sequence[float]]) -
         zip(("round 0", "round 1"), (BEFORE, AFTER), values, strict=True)
     ):
         bars = panel.bar(places + (shift - 0.5) * 0.38, heights, 0.38, label=label, color=color)
-        panel.bar_label(bars, fmt="%.2f", fontsize=8)
+        panel.bar_label(bars, fmt="%.2f", fontsize=7)
     panel.set_xticks(places, names, fontsize=8)
     panel.spines[["top", "right"]].set_visible(False)
 
