@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.serve.fixed import Ask, Fixed, fixed
+from tests.serve.virtual_time import run
 
 from sonoloop.model.chat import ChatPiece, ChatResult
 from sonoloop.platform.errors import Reason
@@ -53,7 +54,7 @@ def post(ask: Ask, **fields: Any) -> httpx.Response:
         async with client(ask) as http:
             return await http.post("/v1/chat/completions", json=body)
 
-    return asyncio.run(main())
+    return run(main())
 
 
 def streamed(response: httpx.Response) -> list[Any]:
@@ -118,7 +119,7 @@ def test_a_place_is_given_back_however_the_answer_ends(stream: bool) -> None:
         async with client(in_turn) as http:
             return [(await http.post("/v1/chat/completions", json=body)).status_code for _ in range(4)]
 
-    assert asyncio.run(main())[-1] == 200
+    assert run(main())[-1] == 200
 
 
 def test_one_asker_more_than_there_are_places_is_sent_away() -> None:
@@ -128,7 +129,7 @@ def test_one_asker_more_than_there_are_places_is_sent_away() -> None:
         async with client(answers(forever=True)) as http:
             return await asyncio.gather(*(http.post("/v1/chat/completions", json=body) for _ in range(3)))
 
-    responses = asyncio.run(main())
+    responses = run(main())
     assert sorted(response.status_code for response in responses) == [429, 429, 504]
     assert all(int(r.headers["retry-after"]) > 0 for r in responses if r.status_code == 429)
 
@@ -151,7 +152,7 @@ def test_a_full_line_is_told_before_the_body_is_read() -> None:
             await first
             return refused.status_code
 
-    assert asyncio.run(main()) == 429
+    assert run(main()) == 429
     assert read == []
 
 
@@ -177,5 +178,5 @@ def test_an_answer_names_the_version_that_it_began_with_though_the_champion_chan
             go_on.set()
             return [(await first).json(), second.json()]
 
-    answered = [(a["model"], a["choices"][0]["message"]["content"]) for a in asyncio.run(main())]
+    answered = [(a["model"], a["choices"][0]["message"]["content"]) for a in run(main())]
     assert answered == [("nano/1", "old"), ("nano/2", "new")]

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.ray, pytest.mark.labelstudio]
 
 SERVE_KEY = "test-key-0123456789abcdef"
-BUDGET_S = 2.0
-NUM_SELECTED = 30
+BUDGET_S = 6.0
+NUM_SELECTED = 80
+"""At 0.5 to 13 drafts a second some, and not all, are there within the budget; 2 cores make 2 to 7."""
 
 
 @pytest.fixture(scope="module")
@@ -218,17 +219,19 @@ def test_a_selection_beyond_the_budget_goes_on_and_every_task_ends_with_one_pred
     selected = [ids[f"case-{number:03}"] for number in range(4, 4 + NUM_SELECTED)]
     action = f"/api/dm/actions?id=retrieve_tasks_predictions&project={world.project}"
     body = {"selectedItems": {"all": False, "included": selected}, "project": world.project}
-    begin = time.monotonic()
     world.door.connection.write("POST", action, body)
-    answered_s = time.monotonic() - begin
-    first = Counter(len(_predictions(world, task_id)) for task_id in selected)
+    first = _counted(world, selected)
     world.door.connection.write("POST", action, body)  # an impatient reader
-    assert answered_s < BUDGET_S + 10
-    assert 0 < first[1] < NUM_SELECTED, f"the budget did not cut the selection: {first}"
-    _until(lambda: all(_predictions(world, task_id) for task_id in selected))
+    assert set(first) == {0, 1}, f"the budget did not cut the selection: {first}"
+    _until(lambda: _counted(world, selected)[0] == 0)
     time.sleep(2)  # what would double comes at once
-    counts = Counter(len(_predictions(world, task_id)) for task_id in selected)
-    assert counts == Counter({1: NUM_SELECTED})
+    assert _counted(world, selected) == Counter({1: NUM_SELECTED})
+
+
+def _counted(world: Any, task_ids: list[int]) -> Counter[int]:
+    """How many of the tasks have so many predictions."""
+    tasks = world.door.all_tasks(world.project)
+    return Counter(len(task.predictions) for task in tasks if task.id in task_ids)
 
 
 def test_a_task_with_images_elsewhere_gets_nothing_and_spoils_nothing(world: Any, backend: int) -> None:

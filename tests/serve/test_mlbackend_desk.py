@@ -6,13 +6,13 @@ A real model and a real Label Studio stand behind it in ``test_mlbackend``.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
 import pytest
+from tests.serve.virtual_time import run
 
 from sonoloop.platform.errors import Reason, ServiceError, StorageError
 from sonoloop.platform.labelstudio.predictions import Prediction
@@ -84,7 +84,6 @@ class World:
         if self.is_down:
             raise ServiceError("Label Studio does not answer")
         assert project_id == 7
-        time.sleep(0.02)
         self.stored.update(task.id for task, _ in drafted)
         return len(drafted)
 
@@ -100,20 +99,13 @@ class World:
         return [str(sheet.status) for sheet in sheets]
 
     async def settled(self) -> None:
-        for _ in range(6000):
-            if not self.desk._under_way:
-                return
+        while self.desk._under_way:
             await asyncio.sleep(0.01)
-        raise AssertionError("the desk does not come to rest")
 
 
 async def until_let_go() -> None:
     """Longer than a stored task stays on the desk."""
     await asyncio.sleep(2 * desk_module.STORED_AFTER_S)
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(main, 120))
 
 
 @pytest.fixture(autouse=True)
