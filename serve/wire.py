@@ -2,8 +2,9 @@
 
 By themselves (Ray 2.60, uvicorn 0.54), a head (request line and headers) may take for ever and be of any
 length, 200 MB of it are 227 MB of memory; a connection that says nothing is never closed, and neither is one
-whose body drips on after the answer; the proxy believes headers of the caller that turn off its time-out and
-its watch for hang-ups, and it writes the caller's ``x-request-id`` into its log.
+whose body drips on after the answer; one that is to be closed after its answer is reset where a body is still
+coming, so that the answer can be lost; the proxy believes headers of the caller that turn off its time-out
+and its watch for hang-ups, and it writes the caller's ``x-request-id`` into its log.
 
 The proxy is an actor of Ray's, which calls `middlewares` at its start because its environment says so.
 """
@@ -11,6 +12,7 @@ The proxy is an actor of Ray's, which calls `middlewares` at its start because i
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from http import HTTPStatus
 from typing import Any
@@ -34,7 +36,7 @@ KEEP_ALIVE_S = 30
 LINGER_S = 5.0
 """For what still comes after its answer."""
 LINGER_BYTES = 2**20
-"""Of a request that was refused before it was read: more is not waited for."""
+"""Of a head that was refused: more is not waited for. A body may be as long as it comes in that time."""
 
 UNHEARD = frozenset(
     {
@@ -108,6 +110,20 @@ def _plain(name: bytes) -> str:
     return name.decode("latin-1").lower().replace("_", "-")
 
 
+class _Line:
+    """What answers a request takes this for its transport: closing it hangs up as the protocol does."""
+
+    def __init__(self, protocol: StrictProtocol) -> None:
+        self._protocol = protocol
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._protocol.transport, name)
+
+    def close(self) -> None:
+        """Called after the last answer of a connection."""
+        self._protocol.hang_up()
+
+
 class StrictProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with an end to heads that drip, to silence, and to bodies that nobody reads.
 
@@ -123,7 +139,7 @@ class StrictProtocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._in_head = False
         self._num_head_bytes = 0
-        self._num_thrown_away: int | None = None
+        self._num_left: float | None = None  # bytes that are still thrown away; None while we read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller more, unless there are too many."""
@@ -139,10 +155,10 @@ class StrictProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of one or more requests; after a refusal they are thrown away."""
-        if self._num_thrown_away is not None:
-            self._num_thrown_away += len(data)
-            if self._num_thrown_away > LINGER_BYTES:
+        """Bytes of one or more requests; after the last answer they are thrown away."""
+        if self._num_left is not None:
+            self._num_left -= len(data)
+            if self._num_left < 0:
                 self.transport.abort()
             return
         super().data_received(data)
@@ -155,12 +171,8 @@ class StrictProtocol(HttpToolsProtocol):
         self._refuse(400, msg)
 
     def _refuse(self, status: int, text: str) -> None:
-        """Answer what cannot be read on, and hang up once the caller can have read that.
-
-        To close a connection with unread bytes resets it, and the answer is lost with what came (RFC 9112,
-        9.6): so the sending half is closed first, and what still comes is thrown away for a while.
-        """
-        if self._num_thrown_away is not None:
+        """Answer what cannot be read on, and hang up."""
+        if self._num_left is not None:
             return
         cycle = self.cycle
         is_answering = cycle is not None and not cycle.response_complete
@@ -178,9 +190,24 @@ class StrictProtocol(HttpToolsProtocol):
         }
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *map(": ".join, head.items()), "", text]
         self.transport.write("\r\n".join(lines).encode("ascii"))
+        self._linger(LINGER_BYTES)
+
+    def hang_up(self) -> None:
+        """End a connection after its last answer, which may have come before the body was read."""
+        if self.cycle.more_body and not self.pipeline and self._num_left is None:
+            self._linger(math.inf)
+        else:
+            self.transport.close()
+
+    def _linger(self, max_bytes: float) -> None:
+        """Hang up once the caller can have read the answer.
+
+        To close a connection with unread bytes resets it, and the answer is lost with what came (RFC 9112,
+        9.6): so the sending half is closed first, and what still comes is thrown away for a while.
+        """
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._num_thrown_away = 0
+        self._num_left = max_bytes
         self.flow.resume_reading()
         self._expect_end_within(LINGER_S)
 
@@ -195,12 +222,13 @@ class StrictProtocol(HttpToolsProtocol):
         self._in_head = False
         self._expect_end_within(None)
         super().on_headers_complete()
+        self.cycle.transport = _Line(self)  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
-        """The body is whole."""
+        """The body is whole; if its answer came before, no answer starts uvicorn's own clock again."""
         super().on_message_complete()
         if self.cycle.response_complete:
-            self._expect_end_within(None)
+            self._expect_end_within(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
         """The answer is whole; what still comes of the body is thrown away, for a while."""

@@ -173,6 +173,15 @@ def test_a_caller_without_a_key_is_told_so_before_its_body_and_may_not_go_on(doo
         assert is_closed_within(line, 15)
 
 
+def test_a_caller_who_sends_all_of_a_long_body_reads_why_it_was_refused(door: Door) -> None:
+    body = b"a" * 20_000_000
+    head = f"{POST.replace(API_KEY, 'wrong')}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    with door.connect() as line:
+        line.sendall(head.encode() + body)
+        assert statuses(heard(line)) == [401]
+        assert is_closed_within(line, 60)
+
+
 def test_a_crowd_that_says_nothing_keeps_nobody_out_for_long(door: Door) -> None:
     with ExitStack() as stack:
         lines = [stack.enter_context(door.connect()) for _ in range(2 * CONFIG.wire.max_connections)]
