@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sonoloop.platform.errors import CheckpointError, StorageError
 from sonoloop.platform.registry.contents import check_contents
-from sonoloop.platform.registry.transfer import FILES_AT_ONCE, download, file_digest
+from sonoloop.platform.transfer import FILES_AT_ONCE, download, file_digest
 from sonoloop.platform.workspace import Store
 
 logger = logging.getLogger(__name__)

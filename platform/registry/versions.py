@@ -23,7 +23,7 @@ from sonoloop.platform.registry.card import write_card
 from sonoloop.platform.registry.contents import check_names, files_of_model
 from sonoloop.platform.registry.names import CARD, LINEAGE, MANIFEST, RETIRED, ROOM, place_of
 from sonoloop.platform.registry.retiring import read_retired
-from sonoloop.platform.registry.transfer import FILES_AT_ONCE, file_digest, stored_digest, upload
+from sonoloop.platform.transfer import FILES_AT_ONCE, file_digest, stored_digest, upload
 from sonoloop.platform.workspace import Store
 
 

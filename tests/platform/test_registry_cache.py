@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sonoloop.platform import registry
+from sonoloop.platform import registry, transfer
 from sonoloop.platform.errors import CheckpointError, ConfigError
-from sonoloop.platform.registry import transfer, versions
+from sonoloop.platform.registry import versions
 from sonoloop.platform.workspace import Store
 
 NAME = "line"

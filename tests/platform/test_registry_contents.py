@@ -106,6 +106,6 @@ def test_the_built_in_model_is_let_in(workspace: Store) -> None:
 
 
 def _sha256(path: Path) -> str:
-    from sonoloop.platform.registry.transfer import file_digest
+    from sonoloop.platform.transfer import file_digest
 
     return file_digest(path)

@@ -7,6 +7,7 @@ import zipfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pydicom
 import pytest
@@ -26,7 +27,10 @@ from sonoloop.platform.errors import Reason, RejectedError
 from sonoloop.platform.export.config import ExportConfig, ExportFormat
 from sonoloop.platform.export.exporter import Exporter, ReportWork
 from sonoloop.platform.export.output import writing
-from sonoloop.platform.workspace import Store
+from sonoloop.platform.workspace import S3Config, Store
+
+if TYPE_CHECKING:
+    from tests.conftest import S3Stack
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -171,6 +175,18 @@ def test_a_file_that_failed_halfway_leaves_nothing(tmp_path: Path) -> None:
     with writing(out, "dicom", "x.dcm") as file:
         file.write(b"whole")
     assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [b"whole"]
+
+
+def test_on_s3_too_a_file_is_whole_or_not_there(stack_s3: S3Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in stack_s3.env.items():
+        monkeypatch.setenv(name, value)
+    out = Store(f"s3://{stack_s3.bucket()}/out", S3Config(endpoint_url=stack_s3.endpoint))
+    with pytest.raises(RuntimeError):
+        _write_half(out)
+    assert list(out.list_objects()) == []
+    with writing(out, "dicom", "x.dcm") as file:
+        file.write(b"whole")
+    assert out.read_bytes("dicom", "x.dcm") == b"whole"
 
 
 def _write_half(out: Store) -> None:

@@ -1,4 +1,4 @@
-"""Files of any size between this machine and the workspace: in pieces, hashed on the way."""
+"""Files of any size between this machine and a store: in pieces, hashed on the way."""
 
 from __future__ import annotations
 
