@@ -8,7 +8,7 @@ import time
 import httpx
 import ray
 
-SCRAPE_WITHIN_S = 120
+SCRAPE_WITHIN_S = 300
 
 
 def scraped(*wanted: str) -> str:

@@ -160,7 +160,7 @@ def _image_width(page: Page, timeout_s: float = 120) -> int:
 
 def _expect(read: Callable[[], object], expected: object) -> None:
     """A page shows what was done to it a little later, on a busy machine much later."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while (found := read()) != expected and time.monotonic() < until:
         time.sleep(0.05)
     assert found == expected

@@ -215,7 +215,7 @@ def test_the_installed_program_ends_with_the_code_and_the_message(tmp_path: Path
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stdout) == (ConfigError.exit_code, "")
     assert done.stderr.startswith("error: SONOLOOP_LOG_LEVEL must be one of")

@@ -292,7 +292,7 @@ def test_on_s3_the_command_answers_in_json_and_the_second_run_finds_nothing_new(
     environment.pop("RAY_ADDRESS", None)
 
     command = [sys.executable, "-m", "sonoloop.jobs.cli", "index", "--json", "--config", str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [s for s in (stack_s3.env["AWS_SECRET_ACCESS_KEY"], KEY) if s in done.stdout + done.stderr] == []
     first = json.loads(done.stdout)

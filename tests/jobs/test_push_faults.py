@@ -183,7 +183,7 @@ def test_a_push_killed_while_the_server_takes_a_batch_is_finished_by_the_next(
     )
     pusher = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "config.json")])
     try:
-        assert sending.wait(60)
+        assert sending.wait(300)
         os.kill(pusher.pid, signal.SIGKILL)
     finally:
         pusher.kill()

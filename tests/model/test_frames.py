@@ -155,7 +155,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 def measured(data: bytes) -> tuple[str, int]:
     """What came out, and by how many MiB the process grew for it."""
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED], input=data, capture_output=True, check=True, timeout=120
+        [sys.executable, "-c", MEASURED], input=data, capture_output=True, check=True, timeout=300
     )
     result, grown = done.stdout.decode().split("\n")[:2]
     return result, int(grown)

@@ -141,7 +141,7 @@ with ray_session(RayConfig(num_cpus=3)):
 @pytest.mark.ray
 def test_workers_of_a_run_log_for_machines_where_their_driver_does(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER], capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path
+        [sys.executable, "-c", DRIVER], capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -211,7 +211,7 @@ def test_told_to_stop_while_it_starts_it_leaves_nothing_behind(
 
 
 def _until_none_is_left(mark: str) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while left := _marked(mark):
         assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.2)

@@ -123,7 +123,7 @@ class _served:  # noqa: N801 - reads as the function that it would be
 
     def __enter__(self) -> str:
         url = f"http://127.0.0.1:{self._port}"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 if httpx.get(f"{url}/healthz", timeout=2, trust_env=False).status_code == 200:
