@@ -105,6 +105,9 @@ class WireConfig(BaseModel):
     max_head_bytes: int = Field(
         default=32 * 2**10, ge=1024, description="size of a request's line and headers, bytes"
     )
+    write_timeout_s: float = Field(
+        default=60, gt=0, description="longest time for a caller to take nothing of its answer, seconds"
+    )
     max_connections: int = Field(default=1000, ge=1, description="connections at once; one more is closed")
 
 

@@ -2,9 +2,10 @@
 
 By themselves (Ray 2.60, uvicorn 0.54), a head (request line and headers) may take for ever and be of any
 length, 200 MB of it are 227 MB of memory; a connection that says nothing is never closed, and neither is one
-whose body drips on after the answer; one that is to be closed after its answer is reset where a body is still
-coming, so that the answer can be lost; the proxy believes headers of the caller that turn off its time-out
-and its watch for hang-ups, and it writes the caller's ``x-request-id`` into its log.
+whose body drips on after the answer, or whose caller reads none of it, or sends an empty line after it; one
+that is to be closed after its answer is reset where a body is still coming, so that the answer can be lost;
+the proxy believes headers of the caller that turn off its time-out and its watch for hang-ups, and it writes
+the caller's ``x-request-id`` into its log.
 
 The proxy is an actor of Ray's, which calls `middlewares` at its start because its environment says so.
 """
@@ -111,13 +112,18 @@ def _plain(name: bytes) -> str:
 
 
 class _Line:
-    """What answers a request takes this for its transport: closing it hangs up as the protocol does."""
+    """What answers a request takes this for its transport."""
 
     def __init__(self, protocol: StrictProtocol) -> None:
         self._protocol = protocol
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._protocol.transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Of several requests that came at once, uvicorn tells only the last that its caller is gone."""
+        if not self._protocol.transport.is_closing():
+            self._protocol.transport.write(data)
 
     def close(self) -> None:
         """Called after the last answer of a connection."""
@@ -137,6 +143,7 @@ class StrictProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.ws_protocol_class = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
         self._in_head = False
         self._num_head_bytes = 0
         self._num_left: float | None = None  # bytes that are still thrown away; None while we read
@@ -152,6 +159,7 @@ class StrictProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller is gone."""
         self._expect_end_within(None)
+        self._watch_reader(False)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -177,7 +185,7 @@ class StrictProtocol(HttpToolsProtocol):
         cycle = self.cycle
         is_answering = cycle is not None and not cycle.response_complete
         if self.pipeline or (is_answering and cycle.response_started):
-            self.transport.close()  # a status in the midst of another answer would be read as part of it
+            self._close()  # a status in the midst of another answer would be read as part of it
             return
         if is_answering:
             cycle.disconnected = True
@@ -197,7 +205,7 @@ class StrictProtocol(HttpToolsProtocol):
         if self.cycle.more_body and not self.pipeline and self._num_left is None:
             self._linger(math.inf)
         else:
-            self.transport.close()
+            self._close()
 
     def _linger(self, max_bytes: float) -> None:
         """Hang up once the caller can have read the answer.
@@ -225,19 +233,54 @@ class StrictProtocol(HttpToolsProtocol):
         self.cycle.transport = _Line(self)  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
-        """The body is whole; if its answer came before, no answer starts uvicorn's own clock again."""
+        """The body is whole."""
         super().on_message_complete()
-        if self.cycle.response_complete:
-            self._expect_end_within(self.timeout_keep_alive)
+        self._wait_for_more()
 
     def on_response_complete(self) -> None:
-        """The answer is whole; what still comes of the body is thrown away, for a while."""
+        """The answer is whole."""
         super().on_response_complete()
-        if self.cycle.response_complete and self.cycle.more_body:
-            self._expect_end_within(LINGER_S)
+        if not self._in_head:
+            self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        """After an answer: for what still comes of its body, which is thrown away, or for the next request.
+
+        uvicorn's own clock stops at any byte, and does not start again for one that begins no request.
+        """
+        if self.cycle.response_complete:
+            self._expect_end_within(LINGER_S if self.cycle.more_body else self.timeout_keep_alive)
 
     def _expect_end_within(self, seconds: float | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        close = self.transport.close
-        self._deadline = None if seconds is None else self.loop.call_later(seconds, close)
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._close)
+
+    def _close(self) -> None:
+        """What is written still goes out, as long as it is taken."""
+        self.transport.close()
+        self._watch_reader(True)
+
+    def pause_writing(self) -> None:
+        """More is written than the caller takes."""
+        super().pause_writing()
+        self._watch_reader(True)
+
+    def resume_writing(self) -> None:
+        """The caller has taken most of it."""
+        super().resume_writing()
+        self._watch_reader(self.transport.is_closing())
+
+    def _watch_reader(self, is_waited_for: bool, last_left: float = math.inf) -> None:
+        """Abort once nothing of what is written was taken for ``write_timeout_s``."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
+        if not is_waited_for:
+            return
+        num_left = self.transport.get_write_buffer_size()
+        if num_left < last_left:
+            seconds = self.limits.write_timeout_s
+            self._next_look = self.loop.call_later(seconds, self._watch_reader, True, num_left)
+        else:
+            self.transport.abort()
