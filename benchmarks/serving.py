@@ -20,7 +20,6 @@ import platform
 import secrets
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from benchmarks.serving_load import Asker, Told, by_status, spread
 from sonoloop.model import nano
 from sonoloop.model.engine_config import EngineConfig
 from sonoloop.platform import registry
+from sonoloop.platform.stack.ports import free_port
 from sonoloop.platform.workspace import Store
 from sonoloop.serve.config import ServeConfig, ServeSettings
 
@@ -95,10 +95,7 @@ def _workspace(folder: Path) -> tuple[Store, list[str]]:
 def _service(store: Store, version: str, *, rows: int) -> Iterator[tuple[ServeSettings, str]]:
     from sonoloop.serve.running import ray_session, served  # loads Ray
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    serve = ServeConfig(port=port, engine=EngineConfig(device="cpu", max_rows=rows), max_queued=32)
+    serve = ServeConfig(port=free_port(), engine=EngineConfig(device="cpu", max_rows=rows), max_queued=32)
     settings = ServeSettings(workspace=store.uri, model=registry.ModelConfig(name=NAME), serve=serve)
     with ray_session(settings), served(settings, version, KEY) as url:
         yield settings, url

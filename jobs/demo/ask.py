@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,9 +18,10 @@ from sonoloop.jobs.demo.progress import Steps
 from sonoloop.model.prompts import report_prompt
 from sonoloop.platform.errors import ServiceError
 from sonoloop.platform.records import CaseRecord
+from sonoloop.platform.stack.ports import free_port
 from sonoloop.platform.workspace import Store
 
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 300
 
 
 def served_answer(config_file: Path, workspace: Store, case: CaseRecord, steps: Steps) -> str:
@@ -55,7 +55,7 @@ def served_answer(config_file: Path, workspace: Store, case: CaseRecord, steps: 
 
 @contextmanager
 def _served(config_file: Path, steps: Steps) -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     log = config_file.with_name("serve.log")
     command = [
         sys.executable,
@@ -90,9 +90,3 @@ def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path, s
             steps.tick("waiting for the model to be served")
         time.sleep(0.5)
     raise ServiceError(f"sonoloop serve did not come up in {START_TIMEOUT_S} s; see {log}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

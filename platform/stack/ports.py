@@ -10,7 +10,7 @@ import json
 import random
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from sonoloop.platform.errors import ConfigError
@@ -32,7 +32,12 @@ def is_free(port: int) -> bool:
         return True
 
 
-def _pick(taken: set[int]) -> int:
+def free_port(taken: Collection[int] = ()) -> int:
+    """A port that is free and stays so until somebody takes it: the system gives none of these by itself.
+
+    Raises:
+        ConfigError: none is left.
+    """
     candidates = [port for port in range(_FIRST, _LAST + 1) if port not in taken]
     # Not a seeded choice: two stacks that start at the same moment must not pick the same ports.
     random.SystemRandom().shuffle(candidates)
@@ -60,7 +65,7 @@ def assign(folder: Path, names: tuple[str, ...], wanted: Mapping[str, int | None
     ports.update({name: port for name in names if (port := wanted.get(name)) is not None})
     for name in names:
         if name not in ports:
-            ports[name] = _pick(set(ports.values()))
+            ports[name] = free_port(ports.values())
     chosen = [ports[name] for name in names]
     if len(set(chosen)) != len(chosen):
         raise ConfigError(f"the ports of {', '.join(names)} must differ, got {chosen}")

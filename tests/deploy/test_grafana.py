@@ -10,7 +10,6 @@ import http.server
 import json
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -23,6 +22,7 @@ import pytest
 import yaml
 
 from sonoloop.platform.metrics import INVENTORY, Metric
+from sonoloop.platform.stack.ports import free_port
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
 BOARD = json.loads((FOLDER / "sonoloop.json").read_text())
@@ -168,9 +168,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
         ],
     }
     (folder / "p.yml").write_text(yaml.safe_dump(config))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    place = f"127.0.0.1:{free_port()}"
     command = ["prometheus", f"--config.file={folder}/p.yml", f"--storage.tsdb.path={folder}/d"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={place}"], stderr=log, stdout=log)

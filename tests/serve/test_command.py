@@ -21,6 +21,7 @@ from sonoloop.platform import registry
 from sonoloop.platform.errors import ConfigError
 from sonoloop.platform.registry import Aliases
 from sonoloop.platform.settings import parse_settings
+from sonoloop.platform.stack.ports import free_port
 from sonoloop.platform.workspace import S3Config, store_of
 from sonoloop.serve.config import ServeSettings, required_key
 
@@ -34,9 +35,7 @@ def settings(text: str, **environment: str) -> ServeSettings:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

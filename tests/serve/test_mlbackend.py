@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from sonoloop.platform.labelstudio.upload import CaseUpload, upload
 from sonoloop.platform.phantoms.case import draw_case
 from sonoloop.platform.phantoms.render import render
 from sonoloop.platform.registry import Aliases
+from sonoloop.platform.stack.ports import free_port
 from sonoloop.platform.watch_hint import hinted_at
 from sonoloop.platform.workspace import S3Config, Store
 
@@ -93,9 +93,7 @@ class _served:  # noqa: N801 - reads as the function that it would be
     """The command, until the block ends; gives its address."""
 
     def __init__(self, folder: Path, workspace: Store, labelstudio: LabelStudioConfig) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         file = folder / "sonoloop.toml"
         file.write_text(
             f'workspace = "{workspace.uri}"\narchive = "unused"\n'

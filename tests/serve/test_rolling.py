@@ -5,7 +5,6 @@ sleeps.
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from tests.serve.studies import phantom_study
 
 from sonoloop.model import nano
 from sonoloop.platform import registry
+from sonoloop.platform.stack.ports import free_port
 from sonoloop.platform.workspace import Store
 from sonoloop.serve.config import ServeConfig, ServeSettings
 
@@ -101,11 +101,8 @@ def world(
     folders = [untrained_folder, nano.folder(), broken(untrained_folder, folder / "broken")]
     *versions, failing = [registry.publish(store, each, NAME, lineage={}) for each in folders]
     registry.set_aliases(store, NAME, {"champion": versions[0]}, expected=registry.Aliases())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     config = ServeConfig(
-        port=port,
+        port=free_port(),
         min_replicas=0,
         max_ongoing=4,
         max_queued=4,

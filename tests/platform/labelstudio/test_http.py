@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from sonoloop.platform.errors import ConfigError, ServiceError
 from sonoloop.platform.labelstudio import config as config_module
 from sonoloop.platform.labelstudio.http import AwayError, Connection, TooLargeError, UncertainError
+from sonoloop.platform.stack.ports import free_port
 
 LEGACY = SecretStr("0123456789abcdef")
 
@@ -116,7 +117,7 @@ def test_a_server_that_puts_us_off_for_longer_than_our_patience_is_told(web) -> 
 
 
 def test_a_server_that_answered_before_is_waited_for_when_it_is_away() -> None:
-    with _serving() as before:
+    with _serving(free_port()) as before:
         connection = Connection(_url(before), LEGACY, timeout_s=2, patience_s=60)
         hasty = Connection(_url(before), LEGACY, timeout_s=2)
         connection.get("/200")

@@ -18,6 +18,7 @@ import psutil
 from sonoloop.platform import registry
 from sonoloop.platform.logs import LogConfig
 from sonoloop.platform.registry import Aliases
+from sonoloop.platform.stack.ports import free_port
 from sonoloop.platform.workspace import S3Config, store_of
 from sonoloop.serve.config import ServeConfig, ServeSettings
 
@@ -137,13 +138,10 @@ def served_door(model_folder: Path, folder: Path, config: ServeConfig) -> Iterat
     workspace = store_of(str(folder), S3Config())
     version = registry.publish(workspace, model_folder, "untrained", lineage={})
     registry.set_aliases(workspace, "untrained", {"champion": version}, expected=Aliases())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     settings = ServeSettings(
         workspace=str(folder),
         model=registry.ModelConfig(name="untrained"),
-        serve=config.model_copy(update={"port": port}),
+        serve=config.model_copy(update={"port": free_port()}),
         log=LogConfig(format="json"),  # which says more: every answer has its lines
     )
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())
