@@ -57,4 +57,5 @@ def spread(
                 finding.remove(ready)
     finally:
         for unfinished in (*doing, *finding):
-            ray.cancel(unfinished)
+            # Not an interrupt: one that comes within `logging` leaves its lock taken, and the next run waits.
+            ray.cancel(unfinished, force=True)

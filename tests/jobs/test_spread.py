@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sonoloop.jobs.indexing.spread import spread
@@ -49,6 +51,32 @@ def test_a_worker_that_is_killed_costs_nothing(numbers: Find, tmp_path: Path) ->
 
     assert sorted(spread([(0, 3), (3, 6)], numbers, do)) == list(range(6))
     assert mark.exists()
+
+
+def test_what_is_under_way_when_a_task_fails_is_ended_and_not_interrupted(
+    numbers: Find, tmp_path: Path
+) -> None:
+    """An interrupted worker goes on to the next run, with whatever lock it had just taken."""
+    under_way, interrupted = tmp_path / "under way", tmp_path / "interrupted"
+
+    def do(piece: int) -> None:
+        try:
+            if piece == 1:
+                under_way.write_text(str(os.getpid()))
+            while piece == 1 or not under_way.exists():
+                time.sleep(0.05)
+        except BaseException:
+            interrupted.touch()
+            raise
+        raise StorageError("no such bucket")
+
+    with pytest.raises(StorageError):
+        list(spread([(0, 2)], numbers, do))
+    deadline = time.monotonic() + 300
+    while psutil.pid_exists(int(under_way.read_text())) and not interrupted.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not interrupted.exists()
 
 
 @pytest.mark.parametrize("where", ["find", "do"])

@@ -19,7 +19,7 @@ from sonoloop.serve.wire import StrictProtocol
 KEEP_ALIVE_S = 5
 ANSWER = b"no"
 LONG = 50_000_000
-BODY = b"a" * 20_000_000
+BODY = b"a" * 8_000_000
 
 
 class Strict(StrictProtocol):
@@ -110,6 +110,7 @@ def test_a_caller_who_takes_nothing_of_its_answer_is_ended(
     deadline = time.monotonic() + 60
     while not server.server_state.connections:
         assert time.monotonic() < deadline
+        time.sleep(0.01)
     while server.server_state.connections:
         assert time.monotonic() < deadline
         time.sleep(0.1)
