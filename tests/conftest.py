@@ -56,6 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
     patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # Metrics of a worker that lives for less than the 10 s between its reports never come out.
     patch.setenv("RAY_metrics_report_interval_ms", "1000")
+    # Ray's workers are nice by 15: beside the other process of the tests they would wait for their core.
+    patch.setenv("RAY_worker_niceness", "0")
+    # Threads of two processes on two cores spin for each other.
+    patch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook

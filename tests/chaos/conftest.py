@@ -50,7 +50,7 @@ class RayNodes:
     @property
     def env(self) -> dict[str, str]:
         """The environment of a driver that joins."""
-        return {**os.environ, **self.keys, "RAY_ADDRESS": self.cluster.address, "OMP_NUM_THREADS": "1"}
+        return {**os.environ, **self.keys, "RAY_ADDRESS": self.cluster.address}
 
     def raylet(self, node: Any) -> int:
         """The pid of a node's raylet."""

@@ -31,7 +31,7 @@ from sonoloop.platform.workspace import S3Config, Store
 NUM_CASES = 36
 CASES_PER_UNIT = 2
 NUM_UNITS = NUM_CASES // CASES_PER_UNIT
-DEADLINE_S = 240
+DEADLINE_S = 600
 STORAGE_EXIT = StorageError.exit_code
 COMPLAINTS = ("error:", "Traceback")
 
@@ -130,12 +130,12 @@ class Verb:
 
     def ends_with(self) -> int:
         """Wait for its end; its exit code."""
-        self.process.communicate(timeout=DEADLINE_S)
+        self._output()
         return self.process.returncode
 
     def finish(self) -> dict[str, Any]:
         """Wait for its end, which must be a good one; the summary that it prints."""
-        output, _ = self.process.communicate(timeout=DEADLINE_S)
+        output = self._output()
         assert self.process.returncode == 0, self.complaint()
         found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
         return found
@@ -154,6 +154,12 @@ class Verb:
     def complaint(self) -> str:
         """The end of what it said."""
         return self.said()[-3000:]
+
+    def _output(self) -> str:
+        try:
+            return self.process.communicate(timeout=DEADLINE_S)[0]
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} not ended in {DEADLINE_S} s: {self.complaint()}") from None
 
     def _close(self) -> None:
         assert self.process.stdout
