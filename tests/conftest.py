@@ -58,6 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     patch.setenv("RAY_metrics_report_interval_ms", "1000")
     # Ray's workers are nice by 15: beside the other process of the tests they would wait for their core.
     patch.setenv("RAY_worker_niceness", "0")
+    # A tenth of a core goes into looking for log files that no test reads.
+    patch.setenv("LOG_NAME_UPDATE_INTERVAL_S", "10")
     # Threads of two processes on two cores spin for each other.
     patch.setenv("OMP_NUM_THREADS", "1")
 
@@ -115,6 +117,12 @@ class LabelStudioStack:
         access = labelstudio_login.access_token(self.url, self.api_key)
         headers = {"Authorization": f"Bearer {access}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+
+
+def outside_ray() -> dict[str, str]:
+    """This environment for a process with a Ray of its own: without what joins, or opens, the session's."""
+    kept = {"RAY_worker_niceness"}
+    return {name: v for name, v in os.environ.items() if name in kept or not name.startswith("RAY_")}
 
 
 def started(folder: Path, *components: Component) -> StackInfo:

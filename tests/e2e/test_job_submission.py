@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.conftest import outside_ray
 
 from sonoloop.platform.stack import Component, StackConfig, environment, start, stop
 
@@ -24,7 +24,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a stack with S3 and a Ray head, apart from the session's own Ray."""
     folder = tmp_path_factory.mktemp("head")
     start(StackConfig(folder=folder, components=(Component.S3, Component.RAY)))
-    yield {**_outside_ray(), **environment(folder)}
+    yield {**outside_ray(), **environment(folder)}
     stop(folder)
 
 
@@ -57,10 +57,6 @@ def _write_inputs(head: dict[str, str], bucket: str) -> None:
     )
     text = f'workspace = "s3://{bucket}/workspace"\narchive = "s3://{bucket}/archive"\n'
     subprocess.run([sys.executable, "-c", script, f"s3://{bucket}", text], env=head, check=True)
-
-
-def _outside_ray() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
 def _submit(head: dict[str, str], command: str) -> subprocess.CompletedProcess[str]:

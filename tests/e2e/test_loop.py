@@ -1,7 +1,10 @@
-"""The loop at small size on real parts: S3, Label Studio, Ray Data, Ray Train with DeepSpeed."""
+"""The loop at small size on real parts: S3, Label Studio, Ray Data, and a watcher that trains with Ray
+Train and DeepSpeed.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +19,15 @@ from sonoloop.jobs.config import Config
 from sonoloop.jobs.demo.archive import read_truth, write_archive
 from sonoloop.jobs.demo.progress import Steps
 from sonoloop.jobs.demo.reader import read_tasks
-from sonoloop.jobs.evaluate import run_evaluate
-from sonoloop.jobs.finetune import run_finetune
+from sonoloop.jobs.evaluating.stored import read_evaluation, snapshot_of
 from sonoloop.jobs.index import run_index
 from sonoloop.jobs.init import run_init
 from sonoloop.jobs.labelstudio import open_project
 from sonoloop.jobs.promote import run_promote, run_rollback
 from sonoloop.jobs.pull import run_pull
 from sonoloop.jobs.push import run_push
+from sonoloop.jobs.snapshot import read_snapshot
+from sonoloop.jobs.watch import Watcher
 from sonoloop.model.calibration import read_calibrator
 from sonoloop.platform import registry
 from sonoloop.platform.errors import GateRefusedError
@@ -62,6 +66,7 @@ def _go_round(s3: S3Stack, labelstudio: LabelStudioStack) -> dict[str, Any]:
         labelstudio={"url": labelstudio.url, "project": f"Loop {bucket}"},
         push={"control_share": 0},
         finetune={"epochs": 2, "learning_rate": 1e-5, "test_share": 0.4},
+        watch={"min_reviews": 6, "min_organs": 2},
         gate={
             "min_cases": 1,
             "min_gain": -1.0,
@@ -87,8 +92,9 @@ def _go_round(s3: S3Stack, labelstudio: LabelStudioStack) -> dict[str, Any]:
         read = read_tasks(door, project.id, drafts, truth, steps)
         tasks = list(door.all_tasks(project.id))
     pulled = [run_pull(config), run_pull(config)]
-    finetuned = run_finetune(config)
-    evaluated = run_evaluate(config)
+    looked = _watch_twice(config)
+    versions = looked[0].champion, looked[0].challenger
+    snapshot = snapshot_of(workspace, str(versions[1]))
     return {
         "config": config,
         "workspace": workspace,
@@ -102,9 +108,26 @@ def _go_round(s3: S3Stack, labelstudio: LabelStudioStack) -> dict[str, Any]:
         "read": read,
         "tasks": tasks,
         "pulled": pulled,
-        "finetuned": finetuned,
-        "evaluated": evaluated,
+        "looked": looked,
+        "train": read_snapshot(workspace, snapshot, "train"),
+        "test": read_snapshot(workspace, snapshot, "test"),
+        "evaluated": [read_evaluation(workspace, str(version), snapshot) for version in versions],
     }
+
+
+def _watch_twice(config: Config) -> list[registry.Aliases]:
+    """What stands after each of two looks of an actor that trains and evaluates."""
+    import ray
+
+    names = ("LABEL_STUDIO_API_KEY", "SONOLOOP_PSEUDONYM_KEY")
+    environment = {"env_vars": {name: os.environ[name] for name in names}}
+    actor: Any = ray.remote(num_cpus=0, runtime_env=environment)(Watcher).remote(config)
+    stood = []
+    for _ in range(2):
+        ray.get(actor.run.remote(once=True))
+        stood.append(registry.read_aliases(config.open_workspace(), config.model.name))
+    ray.kill(actor)
+    return stood
 
 
 def _phantoms() -> PhantomConfig:
@@ -156,11 +179,19 @@ def test_reviews_say_what_the_truth_says_but_for_the_readers_few_errors(loop: An
     assert same >= 0.8 * len(reviews)
 
 
+def test_the_watcher_trains_and_evaluates_when_reviews_are_in_and_then_never_again(loop: Any) -> None:
+    first, second = loop.looked
+    assert first.champion == loop.first
+    assert first.challenger not in (None, loop.first)
+    assert second == first
+    assert len([name for name in loop.workspace.folders("runs") if name.startswith("finetune-")]) == 1
+
+
 def test_the_challenger_learned_from_training_patients_only(loop: Any) -> None:
-    assert loop.finetuned.challenger != loop.first
-    assert loop.finetuned.num_train + loop.finetuned.num_test == loop.read
-    assert loop.evaluated.num_cases == loop.finetuned.num_test
-    assert loop.evaluated.champion.scores.num_cases == loop.evaluated.challenger.scores.num_cases
+    train, test = ({row.patient_key for row in rows} for rows in (loop.train, loop.test))
+    assert not train & test
+    assert len(loop.train) + len(loop.test) == loop.read
+    assert {evaluation.scores.num_cases for evaluation in loop.evaluated} == {len(loop.test)}
 
 
 def test_every_draft_says_how_sure_it_is_of_what_it_chose(loop: Any) -> None:
@@ -172,7 +203,7 @@ def test_every_draft_says_how_sure_it_is_of_what_it_chose(loop: Any) -> None:
 
 
 def test_calibration_is_measured_and_stored_or_says_why_not(loop: Any) -> None:
-    for evaluation in (loop.evaluated.champion, loop.evaluated.challenger):
+    for evaluation in loop.evaluated:
         figures = evaluation.calibration
         stored = read_calibrator(loop.workspace, evaluation.model_version, evaluation.prompt_version)
         assert figures.num_values > 0
@@ -186,7 +217,7 @@ def test_promotion_changes_the_champion_and_rollback_undoes_it(loop: Any) -> Non
         )
     assert registry.resolve(loop.workspace, loop.config.model.name) == loop.first
     run_promote(loop.config)
-    assert registry.resolve(loop.workspace, loop.config.model.name) == loop.finetuned.challenger
+    assert registry.resolve(loop.workspace, loop.config.model.name) == loop.looked[0].challenger
     run_rollback(loop.config)
     assert registry.resolve(loop.workspace, loop.config.model.name) == loop.first
 

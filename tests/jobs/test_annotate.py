@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import outside_ray
 
 from sonoloop.jobs.annotate import run_annotate
 from sonoloop.jobs.config import Config
@@ -73,14 +73,12 @@ def _command(config: Config, folder: Path) -> list[str]:
     return [*program, "--config", str(folder / "sonoloop.toml"), "--json"]
 
 
-def _own_ray() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-
-
 def test_two_people_who_start_the_same_job_draft_every_case_once(config: Config, tmp_path: Path) -> None:
     command = _command(config, tmp_path)
     two = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_own_ray())
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=outside_ray()
+        )
         for _ in range(2)
     ]
     answers = [process.communicate(timeout=300) for process in two]

@@ -1,19 +1,18 @@
 """When the watcher trains, what it counts as new, and what it survives.
 
 Snapshots, registry, gate and claims are the real ones; pulling and training are stood in for, and are real in
-the last test, where a Ray actor watches a real Label Studio.
+tests/e2e/test_loop.py, where a Ray actor watches a real Label Studio.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import typer
@@ -22,30 +21,19 @@ from tests.jobs.test_snapshot import FEW, PATIENTS, case, mark, review
 from typer.testing import CliRunner
 
 from sonoloop.jobs import watch as watch_module
-from sonoloop.jobs.annotate import run_annotate
 from sonoloop.jobs.claims import Claim, HeldError
 from sonoloop.jobs.config import Config
-from sonoloop.jobs.demo.archive import write_archive
-from sonoloop.jobs.demo.progress import Steps
 from sonoloop.jobs.evaluating.held_out import held_out
 from sonoloop.jobs.evaluating.stored import read_evaluation, snapshot_of
 from sonoloop.jobs.freezing.sides import side_by_lot
-from sonoloop.jobs.index import run_index
-from sonoloop.jobs.init import run_init
-from sonoloop.jobs.labelstudio import open_project
-from sonoloop.jobs.push import run_push
 from sonoloop.jobs.snapshot import freeze_snapshot
 from sonoloop.jobs.watch import Watcher, watch
 from sonoloop.platform import registry
 from sonoloop.platform.errors import ConfigError, ServiceError
-from sonoloop.platform.phantoms.archive import PhantomConfig, PhantomGroup
 from sonoloop.platform.records import CaseRecord, ReviewRecord
 from sonoloop.platform.registry import Aliases
 from sonoloop.platform.watch_hint import hinted_at, write_hint
-from sonoloop.platform.workspace import S3Config, Store, store_of
-
-if TYPE_CHECKING:
-    from tests.conftest import LabelStudioStack, S3Stack
+from sonoloop.platform.workspace import Store
 
 NAME = "echovlm-nano"
 KIDNEY = '{"organ":"kidney","collecting_system":"not dilated","lesion":"absent"}'
@@ -319,58 +307,3 @@ def test_the_verb_tells_in_its_lines_and_needs_a_key(
     for name in ("LABEL_STUDIO_API_KEY", "SONOLOOP_PSEUDONYM_KEY"):
         monkeypatch.delenv(name, raising=False)
     assert isinstance(CliRunner().invoke(app, ["--once", "-c", str(file)]).exception, ConfigError)
-
-
-@pytest.fixture
-def reviewed(stack_s3: S3Stack, stack_labelstudio: LabelStudioStack, ray_cluster: str) -> Iterator[Config]:
-    """Drafted and pushed phantoms, each agreed to by a reader who waits to be pulled."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in stack_labelstudio.env.items():
-            patch.setenv(name, value)
-        bucket = stack_s3.bucket()
-        config = Config(
-            workspace=f"s3://{bucket}/workspace",
-            archive=f"s3://{bucket}/archive",
-            s3=S3Config(endpoint_url=stack_s3.endpoint),
-            labelstudio={"url": stack_labelstudio.url, "project": f"Watch {bucket}"},
-            finetune={"num_workers": 1, "epochs": 1, "test_share": 0.5},
-            snapshot=FEW,
-            push={"control_share": 0, "agreement_share": 0},
-            watch={"min_reviews": 6, "min_organs": 2},
-        )
-        groups = tuple(PhantomGroup(organ=organ, scanner="B", count=6) for organ in ("liver", "kidney"))
-        phantoms = PhantomConfig(seed=3, groups=groups, workers=1)
-        truth = store_of(f"s3://{bucket}/truth", config.s3)
-        write_archive(store_of(config.archive, config.s3), truth, phantoms, Steps(1))
-        run_init(config)
-        run_index(config)
-        run_annotate(config)
-        run_push(config)
-        with open_project(config) as (door, project):
-            for task in door.all_tasks(project.id):
-                (prediction,) = task.predictions
-                agreed: Any = [{**region, "origin": "prediction"} for region in prediction.result]
-                door.create_annotation(task.id, agreed, parent_prediction=prediction.id)
-        yield config
-
-
-@pytest.mark.ray
-@pytest.mark.labelstudio
-@pytest.mark.slow
-def test_an_actor_trains_and_evaluates_when_reviews_are_in_and_then_never_again(reviewed: Config) -> None:
-    import ray
-
-    names = ("LABEL_STUDIO_API_KEY", "SONOLOOP_PSEUDONYM_KEY")
-    actor: Any = ray.remote(num_cpus=0, runtime_env={"env_vars": {name: os.environ[name] for name in names}})(
-        Watcher
-    ).remote(reviewed)
-    workspace = reviewed.open_workspace()
-    ray.get(actor.run.remote(once=True))
-    first = registry.read_aliases(workspace, NAME)
-    assert first.challenger not in (None, first.champion)
-    assert first.challenger is not None
-    assert read_evaluation(workspace, first.challenger, snapshot_of(workspace, first.challenger)) is not None
-    ray.get(actor.run.remote(once=True))
-    assert registry.read_aliases(workspace, NAME) == first
-    assert len([name for name in workspace.folders("runs") if name.startswith("finetune-")]) == 1
-    ray.kill(actor)

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from tests.conftest import outside_ray
 
 from sonoloop.platform import registry
 from sonoloop.platform.errors import ConfigError
@@ -48,7 +49,6 @@ def config_file(tmp_path: Path) -> Path:
 
 def started(config_file: Path, port: int, **environment: str) -> subprocess.Popen[str]:
     """The command in a process of its own, with none of this session's Ray variables."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     own = {
         "SONOLOOP_API_KEY": API_KEY,
         "SONOLOOP_CACHE_DIR": str(config_file.parent / "cache"),
@@ -66,7 +66,7 @@ def started(config_file: Path, port: int, **environment: str) -> subprocess.Pope
     ]
     return subprocess.Popen(
         command,
-        env=kept | own | environment,
+        env=outside_ray() | own | environment,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

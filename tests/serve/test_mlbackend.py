@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from pydantic import SecretStr
+from tests.conftest import outside_ray
 
 from sonoloop.model import nano
 from sonoloop.model.prompts import PROMPT_VERSION
@@ -102,7 +102,6 @@ class _served:  # noqa: N801 - reads as the function that it would be
             f"[serve.drafts]\nbudget_s = {BUDGET_S}\ntasks_per_chunk = 3\n"
             '[serve.engine]\ndevice = "cpu"\n'
         )
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         command = [
             sys.executable,
             "-m",
@@ -116,7 +115,7 @@ class _served:  # noqa: N801 - reads as the function that it would be
         self._log = (folder / "serve.log").open("w+")
         own = {"SONOLOOP_API_KEY": SERVE_KEY, "SONOLOOP_CACHE_DIR": str(folder / "cache")}
         self._process = subprocess.Popen(
-            command, env=kept | own, stderr=self._log, start_new_session=True, text=True
+            command, env=outside_ray() | own, stderr=self._log, start_new_session=True, text=True
         )
 
     def __enter__(self) -> str:

@@ -215,7 +215,7 @@ def test_everything_can_be_done_by_keyboard(opened: Any) -> None:
     page.keyboard.press("Shift+Tab")
     page.keyboard.type(API_KEY)
     page.keyboard.press("Enter")
-    page.wait_for_function("document.activeElement.id === 'files'")
+    page.locator("#files:focus").wait_for(state="attached")
     choose(page, *phantom_study(cine=True))
     for expected in ("organ", "draft"):
         page.keyboard.press("Tab")
