@@ -19,7 +19,7 @@ LEGACY = SecretStr("0123456789abcdef")
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers by the path: ``/slow`` after a second, ``/<status>`` with it, ``/busy`` with 429 twice."""
+    """Answers by the path: ``/slow`` after three seconds, ``/<status>`` with it, ``/busy`` with 429 twice."""
 
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -66,7 +66,7 @@ def web() -> Iterator[ThreadingHTTPServer]:
 
 @pytest.fixture
 def connection(web) -> Iterator[Connection]:
-    with Connection(f"http://127.0.0.1:{web.server_port}/", LEGACY, timeout_s=1) as opened:
+    with Connection(f"{_url(web)}/", LEGACY, timeout_s=60) as opened:
         yield opened
 
 
@@ -79,14 +79,17 @@ def test_a_server_that_does_not_answer_is_named_with_what_to_check() -> None:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     with (
-        Connection(f"http://127.0.0.1:{port}", LEGACY, timeout_s=2) as connection,
+        Connection(f"http://127.0.0.1:{port}", LEGACY, timeout_s=60) as connection,
         pytest.raises(ServiceError, match=f"does not answer at http://127.0.0.1:{port}"),
     ):
         connection.get("/api/projects/")
 
 
-def test_a_write_without_an_answer_is_uncertain_and_sent_once(connection, web) -> None:
-    with pytest.raises(UncertainError, match="gave no answer to POST /slow"):
+def test_a_write_without_an_answer_is_uncertain_and_sent_once(web) -> None:
+    with (
+        Connection(_url(web), LEGACY, timeout_s=1) as connection,
+        pytest.raises(UncertainError, match="gave no answer to POST /slow"),
+    ):
         connection.write("POST", "/slow", {"text": "Jane Doe"})
     time.sleep(1)
     assert web.seen == [("POST", "/slow")]
@@ -101,7 +104,7 @@ def test_a_read_is_tried_again_and_then_given_up(connection, web) -> None:
 
 def test_a_call_that_is_put_off_is_made_again_when_the_server_says(web) -> None:
     begin = time.monotonic()
-    with Connection(_url(web), LEGACY, timeout_s=2, patience_s=60) as connection:
+    with Connection(_url(web), LEGACY, timeout_s=60, patience_s=60) as connection:
         connection.write("POST", "/busy", {})
     assert web.seen == [("POST", "/busy")] * 3
     assert time.monotonic() - begin >= 2
@@ -109,7 +112,7 @@ def test_a_call_that_is_put_off_is_made_again_when_the_server_says(web) -> None:
 
 def test_a_server_that_puts_us_off_for_longer_than_our_patience_is_told(web) -> None:
     with (
-        Connection(_url(web), LEGACY, timeout_s=2, patience_s=0.5) as connection,
+        Connection(_url(web), LEGACY, timeout_s=60, patience_s=0.5) as connection,
         pytest.raises(AwayError, match=r"puts off POST /busy \(429\)"),
     ):
         connection.write("POST", "/busy", {})
@@ -118,8 +121,8 @@ def test_a_server_that_puts_us_off_for_longer_than_our_patience_is_told(web) -> 
 
 def test_a_server_that_answered_before_is_waited_for_when_it_is_away() -> None:
     with _serving(free_port()) as before:
-        connection = Connection(_url(before), LEGACY, timeout_s=2, patience_s=60)
-        hasty = Connection(_url(before), LEGACY, timeout_s=2)
+        connection = Connection(_url(before), LEGACY, timeout_s=60, patience_s=60)
+        hasty = Connection(_url(before), LEGACY, timeout_s=60)
         connection.get("/200")
         hasty.get("/200")
     with pytest.raises(AwayError, match="does not answer"):
@@ -156,7 +159,7 @@ def test_a_refused_key_says_how_to_make_one(connection) -> None:
 
 def test_an_address_that_is_not_label_studio_is_told_apart_from_a_refused_key(web) -> None:
     with (
-        Connection(_url(web), SecretStr("a.b.c"), timeout_s=2) as connection,
+        Connection(_url(web), SecretStr("a.b.c"), timeout_s=60) as connection,
         pytest.raises(ServiceError, match="where Label Studio would give an access token; check the address"),
     ):
         connection.get("/api/projects/")

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.labelstudio
 
 
 def test_a_personal_access_token_works(stack_labelstudio) -> None:
-    with Connection(stack_labelstudio.url, SecretStr(stack_labelstudio.api_key), timeout_s=20) as connection:
+    with Connection(stack_labelstudio.url, SecretStr(stack_labelstudio.api_key), timeout_s=120) as connection:
         assert connection.get("/api/current-user/whoami")["email"] == stack_labelstudio.username
 
 
@@ -25,12 +25,12 @@ def test_a_legacy_token_works_where_the_organisation_allows_it_and_is_refused_ot
         try:
             allowed = {**settings, "legacy_api_tokens_enabled": True}
             http.post("/api/jwt/settings", json=allowed).raise_for_status()
-            with Connection(stack_labelstudio.url, legacy, timeout_s=20) as connection:
+            with Connection(stack_labelstudio.url, legacy, timeout_s=120) as connection:
                 assert connection.get("/api/current-user/whoami")["email"] == stack_labelstudio.username
         finally:
             http.post("/api/jwt/settings", json={**settings, "legacy_api_tokens_enabled": False})
         with (
-            Connection(stack_labelstudio.url, legacy, timeout_s=20) as connection,
+            Connection(stack_labelstudio.url, legacy, timeout_s=120) as connection,
             pytest.raises(ServiceError, match="refuses the key"),
         ):
             connection.get("/api/current-user/whoami")

@@ -114,7 +114,7 @@ def test_a_process_that_ends_while_starting_is_reported_with_the_end_of_its_log(
         ServiceError, match=r"(?s)Thing ended while it started.*service\.log.*the disk is full"
     ):
         processes.wait_until_works(
-            tmp_path, "service", "Thing", lambda: "not yet", timeout_s=20, on_progress=lambda _: None
+            tmp_path, "service", "Thing", lambda: "not yet", timeout_s=300, on_progress=lambda _: None
         )
 
 
@@ -146,7 +146,7 @@ def test_a_service_that_is_dying_when_found_is_started_again(tmp_path: Path) -> 
             "Thing",
             launch=lambda: launched.append(spawn(tmp_path, SLEEP)),
             probe=lambda: None if launched else "not yet",
-            timeout_s=20,
+            timeout_s=300,
             on_progress=lambda _: None,
         )
         assert reused is False
