@@ -24,6 +24,8 @@ from sonoloop.serve.config import ServeConfig, ServeSettings
 
 API_KEY = "test-key-0123456789abcdef"
 COMPLETIONS = "/v1/chat/completions"
+PATIENCE_S = 60.0
+"""For what comes at once, or after a second or two, on a machine that is not busy."""
 AUTH = f"Authorization: Bearer {API_KEY}\r\n"
 
 
@@ -56,11 +58,11 @@ class Door:
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
-    def raw(self, sent: bytes) -> bytes:
-        """All that comes back for some bytes."""
+    def raw(self, sent: bytes, num_answers: int = 1) -> bytes:
+        """All that comes back for some bytes; waits for so many answers."""
         with self.connect() as line:
             line.sendall(sent)
-            return heard(line)
+            return heard(line, num_answers=num_answers)
 
     def is_alive(self) -> bool:
         return httpx.get(f"{self.url}/healthz", timeout=10, trust_env=False).status_code == 200
@@ -95,17 +97,18 @@ def peak_of(door: Door) -> Iterator[list[float]]:
         thread.join()
 
 
-def heard(line: socket.socket, patience_s: float = 60.0) -> bytes:
-    """What comes on a connection, until its end or, after the first bytes, half a second of silence."""
+def heard(line: socket.socket, patience_s: float = PATIENCE_S, num_answers: int = 1) -> bytes:
+    """What comes on a connection, until its end or half a second of silence after so many answers."""
     line.settimeout(patience_s)
-    parts = []
+    said = b""
     try:
         while part := line.recv(65536):
-            parts.append(part)
-            line.settimeout(0.5)
+            said += part
+            if len(statuses(said)) >= num_answers:
+                line.settimeout(0.5)
     except (TimeoutError, ConnectionResetError):
         pass
-    return b"".join(parts)
+    return said
 
 
 def statuses(answers: bytes) -> list[int]:
