@@ -32,7 +32,7 @@ def by_what(found: Iterable[Finding]) -> dict[str, Finding]:
     return {one.what: one for one in found}
 
 
-def seen(area: str, look: Any, limit_s: float = 30) -> dict[str, Finding]:
+def seen(area: str, look: Any, limit_s: float = 300) -> dict[str, Finding]:
     return by_what(findings_of([(area, look)], limit_s=limit_s))
 
 
@@ -243,11 +243,11 @@ def test_a_model_is_proven_by_hash_and_its_absence_has_a_remedy(
     monkeypatch.setenv("SONOLOOP_PSEUDONYM_KEY", "k" * 16)
     assert seen("model", partial(services.model, config))["champion"].remedy == "run `sonoloop init`"
     summary = run_init(config.model_copy(update={"archive": str(tmp_path)}))
-    assert seen("model", partial(services.model, config), 60)["files"].state == "ok"
+    assert seen("model", partial(services.model, config))["files"].state == "ok"
     weights = Path(config.workspace, "models", summary.champion, "model.safetensors")
     weights.write_bytes(b"other" + weights.read_bytes()[5:])
     shutil.rmtree(cache_root())
-    found = seen("model", partial(services.model, config), 60)["answer"]
+    found = seen("model", partial(services.model, config))["answer"]
     assert "differs from its hash" in found.found
     assert found.remedy == "publish the model again"
 
@@ -263,13 +263,14 @@ def test_a_ray_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_ray_is_joined_with_its_token_and_refuses_another(
     ray_cluster: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(services, "RAY_LIMIT_S", 240)
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
-    found = seen("ray", partial(services.ray_answers, None), 60)
+    found = seen("ray", partial(services.ray_answers, None))
     assert "4 CPUs" in found["start"].found
     assert (found["start"].state, found["auth"].state) == ("ok", "ok")
     (tmp_path / "token").write_text("0" * 64)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    assert seen("ray", partial(services.ray_answers, None), 60)["start"].state == "problem"
+    assert seen("ray", partial(services.ray_answers, None))["start"].state == "problem"
 
 
 def test_a_clock_that_is_too_far_off_is_named_by_what_s3_refuses() -> None:
